@@ -1,0 +1,27 @@
+"""What a user can do wrong, as exceptions whose text is shown without a traceback."""
+
+
+class IchError(Exception):
+    """An expected failure: the message names the file or key, the value found, the value wanted and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(IchError):
+    """A wrong option, configuration or data folder: nothing was started."""
+
+    exit_code = 2
+
+
+class ScanError(IchError):
+    """One scan cannot be used; in a cohort it is quarantined under `code`, alone it ends the command.
+
+    Attributes:
+        code: Short stable name of the reason, for example `mask-shape`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,55 @@
+"""Packaging: the dependency ranges that workers install from; the exact pins are in requirements.lock."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# One list per purpose, so that a reader sees why a package is here.
+PIPELINE = [
+    "tfx[kfp]==1.21.0",
+    "tensorflow>=2.21,<2.22",
+    "keras>=3.10,<4",
+    "tensorflow-serving-api>=2.19,<3",
+    "tensorboard>=2.19,<3",
+]
+IMAGING = [
+    "nibabel>=5.3,<6",
+    "isal>=1.7,<2",
+    "scipy>=1.13,<2",
+    "connected-components-3d>=3.20,<5",
+    "surface-distance>=0.1,<0.2",
+    "google-crc32c>=1.5,<2",
+    "Pillow>=11,<13",
+]
+INTERFACE = [
+    "click>=8.1,<9",
+    "pydantic>=2.10,<3",
+    "PyYAML>=6,<7",
+    "rich>=13,<16",
+    "psutil>=6,<8",
+]
+DEVELOPMENT = [
+    "pytest>=8,<10",
+    "ruff>=0.8",
+    "mypy>=1.13",
+    "types-PyYAML",
+    "hypothesis>=6",
+    "SimpleITK>=2.4,<3",
+]
+
+setup(
+    name="ich",
+    version="0.1.0",
+    description="Train, gate, release and run a model that outlines intracranial hemorrhage on head CT.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").exists()
+    else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["pipeline*", "components*", "schema*", "serving*"]),
+    package_data={"pipeline": ["configs/*.yaml"], "schema": ["*.pbtxt"]},
+    install_requires=PIPELINE + IMAGING + INTERFACE,
+    extras_require={"dev": DEVELOPMENT},
+    entry_points={"console_scripts": ["ich=pipeline.cli:main"]},
+)
