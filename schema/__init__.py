@@ -1,0 +1,1 @@
+"""Feature names and the curated schema of the slice examples."""

@@ -1,0 +1,1 @@
+"""The Transform stage: HU windowing in the graph, the same for training and serving."""

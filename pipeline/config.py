@@ -1,0 +1,359 @@
+"""The one typed configuration: a YAML file and command-line overrides, validated before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.imaging.errors import UsageError
+
+SHIPPED = Path(__file__).parent / "configs"
+
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as text; this reads it as the number that it is."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
+
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(Section):
+    """Where scans and masks lie below the data folder.
+
+    Either `image` and `mask` are patterns with a `{case}` placeholder (and optionally `{patient}`), or `manifest`
+    names a CSV file with the columns `case_id, patient_id, image, mask, split`.
+    """
+
+    root: str | None = Field(None, description="data folder; `--data` overrides it")
+    image: str | None = Field(None, description="pattern of the scans, for example images/{case}.nii.gz")
+    mask: str | None = Field(None, description="pattern of the masks, for example masks/{case}.nii.gz")
+    manifest: str | None = Field(None, description="CSV file instead of the patterns")
+    patient: str | None = Field(
+        None, description="regular expression on the case id whose first group is the patient id"
+    )
+    lesion_labels: list[int] | None = Field(None, description="mask labels that are blood; default: all but 0")
+    max_voxels: Positive = Field(512 * 1024 * 1024, description="a larger scan is quarantined unread")
+    min_slices: Positive = Field(1, description="a scan with fewer slices is quarantined")
+    max_quarantined: Fraction = Field(0.5, description="a larger share of quarantined scans stops the run")
+
+    @field_validator("image", "mask")
+    @classmethod
+    def _one_case(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return pattern
+        if pattern.count("{case}") != 1 or pattern.count("{patient}") > 1:
+            raise ValueError("must contain {case} once, and {patient} at most once")
+        if re.search(r"\{(?!case\}|patient\})", pattern):
+            raise ValueError("may contain no placeholder but {case} and {patient}")
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise ValueError("must be relative to the data folder and stay inside it")
+        return pattern
+
+    @field_validator("patient")
+    @classmethod
+    def _one_group(cls, expression: str | None) -> str | None:
+        if expression is not None:
+            try:
+                groups = re.compile(expression).groups
+            except re.error as error:
+                raise ValueError(f"must be a regular expression ({error})") from None
+            if groups < 1:
+                raise ValueError("must have a group that holds the patient id, for example ^([0-9]+)_")
+        return expression
+
+    @model_validator(mode="after")
+    def _layout(self) -> DataConfig:
+        if self.manifest and (self.image or self.mask):
+            raise ValueError("give either manifest or image and mask, not both")
+        if not self.manifest and not (self.image and self.mask):
+            raise ValueError("needs image and mask patterns, or a manifest")
+        return self
+
+
+class GridConfig(Section):
+    """The grid the network sees: square, in-plane, centred on the head; slices stay as they are."""
+
+    size: Positive = Field(256, description="pixels a side")
+    spacing_mm: float = Field(0.9, gt=0.05, le=10, description="pixel size in mm")
+    context_slices: int = Field(0, ge=0, le=5, description="neighbouring slices on each side, as channels (2.5D)")
+
+
+class Window(Section):
+    """An HU window: values from level - width/2 to level + width/2 become 0 to 1."""
+
+    name: str = Field(min_length=1)
+    level: float = Field(ge=-1024, le=3071)
+    width: float = Field(gt=0, le=8192)
+
+
+class SplitsConfig(Section):
+    """Shares of patients in hash buckets of 100; a manifest's `split` column overrides them case by case."""
+
+    train: int = Field(70, ge=1, le=98)
+    val: int = Field(15, ge=1, le=98)
+    test: int = Field(15, ge=1, le=98)
+    salt: str = Field("", description="another salt deals the patients out anew")
+
+    @model_validator(mode="after")
+    def _hundred(self) -> SplitsConfig:
+        total = self.train + self.val + self.test
+        if total != 100:
+            raise ValueError(f"train + val + test must be 100, found {total}")
+        return self
+
+
+class NetworkConfig(Section):
+    """The 2D U-Net."""
+
+    block: Literal["plain", "residual"] = "plain"
+    base_filters: int = Field(16, ge=2, le=256, description="filters at full resolution, doubled at each level")
+    max_filters: int = Field(320, ge=2, le=2048)
+    depth: int = Field(4, ge=1, le=7, description="number of times the grid is halved")
+    norm: Literal["batch", "instance", "group"] = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class AugmentConfig(Section):
+    """Random changes to training slices; 0 switches one off."""
+
+    flip: bool = True
+    rotate_degrees: float = Field(15.0, ge=0, le=180)
+    scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
+    shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")
+    intensity: float = Field(0.1, ge=0, lt=1, description="gain and offset of the windowed channels")
+    noise: float = Field(0.02, ge=0, lt=1, description="standard deviation of added noise")
+
+
+class TrainingConfig(Section):
+    """How the network is fitted."""
+
+    epochs: Positive = 30
+    steps_per_epoch: Positive | None = Field(None, description="default: one pass over the balanced slices")
+    batch_size: Positive = 8
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
+    dice_weight: float = Field(1.0, ge=0)
+    cross_entropy_weight: float = Field(1.0, ge=0)
+    lesion_fraction: Fraction = Field(0.5, description="share of slices with lesion in what is drawn")
+    patience: Positive = Field(8, description="epochs without a better val Dice before training stops")
+    validate_every: Positive = Field(1, description="epochs between validations")
+    max_minutes: float | None = Field(None, gt=0, description="stop, validate and keep the best after so long")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    seed: int = Field(0, ge=0)
+    augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> TrainingConfig:
+        if self.dice_weight == 0 and self.cross_entropy_weight == 0:
+            raise ValueError("dice_weight and cross_entropy_weight must not both be 0")
+        return self
+
+
+class PostprocessConfig(Section):
+    """From probabilities to a mask; frozen into the model's contract."""
+
+    threshold: float = Field(0.5, gt=0, lt=1)
+    min_component_ml: float = Field(0.0, ge=0, description="smaller connected components are dropped")
+
+
+class GateConfig(Section):
+    """What a model must reach on the test split to be pushed."""
+
+    min_mean_dice: Fraction = Field(0.5, description="lower bound on the mean patient Dice")
+    max_dice_drop: Fraction = Field(0.02, description="how far below the model in service it may lie")
+    min_test_patients: Positive = Field(1, description="fewer test patients: no blessing")
+
+
+class BeamConfig(Section):
+    """How the Beam stages run."""
+
+    workers: int = Field(0, ge=0, description="worker threads of the in-process runner; 0: one per core")
+    args: list[str] = Field(default_factory=list, description="further Beam arguments, such as another runner")
+
+
+class OutputConfig(Section):
+    """Where everything a run makes goes."""
+
+    root: str | None = Field(None, description="output folder; `--output` overrides it")
+    model_name: str = Field("ich", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="name of the pipeline")
+    data: DataConfig
+    grid: GridConfig = GridConfig()
+    windows: list[Window] = Field(
+        default_factory=lambda: [
+            Window(name="brain", level=40.0, width=80.0),
+            Window(name="subdural", level=50.0, width=130.0),
+            Window(name="wide", level=300.0, width=2000.0),
+        ],
+        min_length=1,
+        max_length=8,
+    )
+    normalisation: Literal["none", "brain"] = Field(
+        "none", description="brain: shift and scale each scan by its own brain HU before windowing"
+    )
+    splits: SplitsConfig = SplitsConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+    gate: GateConfig = GateConfig()
+    beam: BeamConfig = BeamConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Config:
+        names = [window.name for window in self.windows]
+        if len(set(names)) != len(names):
+            raise ValueError(f"windows: names must differ, found {names}")
+        factor = 2**self.network.depth
+        if self.grid.size % factor:
+            raise ValueError(
+                f"grid.size: found {self.grid.size}, wanted a multiple of {factor} (2 to the network.depth)"
+            )
+        if self.grid.size // factor < 2:
+            raise ValueError(f"network.depth: found {self.network.depth}, too deep for grid.size {self.grid.size}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input: slices times windows."""
+        return (2 * self.grid.context_slices + 1) * len(self.windows)
+
+    def subset(self, *sections: str) -> str:
+        """Canonical JSON of some sections: what a component needs, and no more, goes into its cache key."""
+        whole = self.model_dump(mode="json")
+        return json.dumps({key: whole[key] for key in sections}, sort_keys=True)
+
+    def fingerprint(self) -> str:
+        """Short hash of everything that shapes a model."""
+        text = self.subset("grid", "windows", "normalisation", "splits", "network", "training", "postprocess")
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load_config(source: str | Path, overrides: Iterable[str] = (), **sections: dict[str, Any]) -> Config:
+    """Reads, overrides and validates a configuration.
+
+    Args:
+        source: A YAML file, or the name of a shipped configuration.
+        overrides: `key.path=value` settings; the value is read as YAML.
+        **sections: Further values by section, as the command line's own options give them.
+
+    Raises:
+        UsageError: No such file, not YAML, an unknown key, a wrong type or an impossible combination; the message
+            names the key's path, the value and what is allowed.
+    """
+    path = Path(source)
+    if not path.suffix and not path.exists():
+        path = SHIPPED / f"{source}.yaml"
+    if not path.is_file():
+        raise UsageError(
+            f"{source}: no such configuration; give a YAML file or one of: {', '.join(shipped_configs())}"
+        )
+    try:
+        tree = _read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: found {type(tree).__name__}, wanted a mapping of sections such as data and grid")
+    for setting in overrides:
+        _override(tree, setting)
+    for section, values in sections.items():
+        chosen = {key: value for key, value in values.items() if value is not None}
+        if chosen:
+            node = tree.setdefault(section, {})
+            if isinstance(node, dict):
+                node.update(chosen)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"{path}:\n" + "\n".join(_explain(error))) from None
+
+
+def _override(tree: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {setting}: wanted key.path=value, for example training.epochs=20")
+    try:
+        value = _read_yaml(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {setting}: the value {text!r} is not valid YAML; quote it") from None
+    *parents, last = key.strip().split(".")
+    node: Any = tree
+    for part in parents:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {setting}: {part} is no section; see `ich config --help`")
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        value = problem.get("input")
+        if problem["type"] == "extra_forbidden":
+            known = _keys_at(problem["loc"][:-1])
+            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            yield f"  {path}: unknown key; {hint}allowed: {', '.join(known)}"
+        elif problem["type"] == "missing":
+            yield f"  {path}: missing; it must be given"
+        elif problem["type"] == "value_error":
+            text = str(problem["ctx"]["error"])
+            found = "" if isinstance(value, dict | BaseModel) else f" found {value!r};"
+            yield "  " + f"{path + ':' if path else ''}{found} {text}".strip()
+        else:
+            yield f"  {path}: found {value!r} ({type(value).__name__}); {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at `location` knows."""
+    model: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        arguments = [
+            argument
+            for argument in (annotation, *typing.get_args(annotation))
+            if isinstance(argument, type) and not isinstance(argument, types.GenericAlias)
+        ]
+        model = next((item for item in arguments if issubclass(item, BaseModel)), model)
+    return sorted(model.model_fields)
