@@ -1,0 +1,1 @@
+"""Running a pushed model: its contract and prediction on whole scans."""

@@ -1,0 +1,70 @@
+"""The contract a model carries: what a client must do before and after it, as the `describe` signature returns it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from components.imaging.errors import UsageError
+
+FORMAT = 1
+"""Raised when a client of the older format would compute something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Everything that turns a scan into a request, and probabilities into a mask.
+
+    Attributes:
+        model_name: Name under which the model is served.
+        grid_size: Pixels a side of the model grid.
+        grid_spacing_mm: Its pixel size in mm.
+        context_slices: Neighbouring slices a side that go with each slice.
+        windows: HU windows, in the graph; for information.
+        normalisation: `none` or `brain`; with `brain` a request carries the brain's HU mean and deviation.
+        threshold: Probability from which a voxel is lesion.
+        min_component_ml: Smaller connected components are dropped.
+        data_fingerprint: Hash of the cases trained on.
+        config_fingerprint: Hash of the configuration that shaped the model.
+        patients: Patients per split.
+        metrics: Figures of the validation split at export, by name.
+        versions: Versions of the packages that made the model.
+        format: Version of this contract.
+    """
+
+    model_name: str
+    grid_size: int
+    grid_spacing_mm: float
+    context_slices: int
+    windows: list[dict[str, Any]]
+    normalisation: str
+    threshold: float
+    min_component_ml: float
+    data_fingerprint: str
+    config_fingerprint: str
+    patients: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The contract as one JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Contract:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UsageError: Not such a contract, or one of a newer format.
+        """
+        try:
+            tree = json.loads(text)
+            version = tree["format"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError("the model's describe signature returns no contract; was it made by this program?") from None
+        if version != FORMAT:
+            raise UsageError(f"the model's contract has format {version}, this program reads {FORMAT}; upgrade it")
+        known = {item.name for item in fields(cls)}
+        return cls(**{key: value for key, value in tree.items() if key in known})
