@@ -63,7 +63,7 @@ class Contract:
             tree = json.loads(text)
             version = tree["format"]
         except (ValueError, KeyError, TypeError):
-            raise UsageError("the model's describe signature returns no contract; was it made by this program?") from None
+            raise UsageError("the model carries no contract; was it made by this program?") from None
         if version != FORMAT:
             raise UsageError(f"the model's contract has format {version}, this program reads {FORMAT}; upgrade it")
         known = {item.name for item in fields(cls)}

@@ -1,0 +1,224 @@
+"""From a scan's own grid to the model grid and exactly back.
+
+Canonical orientation is LPS seen as (slices, rows, columns): slices from inferior to superior, rows from anterior to
+posterior, columns from the patient's right to left, which is how radiologists look at an axial slice. An oblique scan
+goes to the nearest axial orientation by flips and transpositions alone, so the way back is exact. A gantry tilt (a
+sheared affine) is handled the same way: slices are taken as acquired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import nibabel as nib
+import numpy as np
+from scipy import sparse
+
+CANONICAL = "LPS"
+AIR_HU = -1024
+HU_RANGE = (-1024, 3071)
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored array becomes canonical: transpose and flips, nothing else.
+
+    Attributes:
+        codes: Axis codes of the stored array, for example `RAS`.
+        transform: nibabel orientation transform from stored to canonical, of shape (3, 2).
+        spacing_mm: Canonical spacing along slices, rows, columns.
+    """
+
+    codes: str
+    transform: tuple[tuple[float, float], ...]
+    spacing_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, affine: np.ndarray) -> Orientation:
+        """The orientation of an affine (voxel index to RAS mm, shape (4, 4))."""
+        stored = nib.orientations.io_orientation(affine)
+        wanted = nib.orientations.axcodes2ornt(tuple(CANONICAL))
+        transform = nib.orientations.ornt_transform(stored, wanted)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        along = np.empty(3)
+        along[transform[:, 0].astype(int)] = spacing
+        # Rounded, so that the orientation in which the same scan is stored leaves no trace in the last bits.
+        columns, rows, slices = (round(float(value), 5) for value in along)
+        codes = "".join(nib.orientations.ornt2axcodes(stored))
+        return cls(codes, tuple((float(a), float(f)) for a, f in transform), (slices, rows, columns))
+
+    def to_canonical(self, stored: np.ndarray) -> np.ndarray:
+        """A view of shape (slices, rows, columns) on a stored array of shape (i, j, k)."""
+        return nib.orientations.apply_orientation(stored, np.array(self.transform)).transpose(2, 1, 0)
+
+    def to_stored(self, canonical: np.ndarray) -> np.ndarray:
+        """The exact inverse of `to_canonical`."""
+        ornt = np.array(self.transform)
+        result = canonical.transpose(2, 1, 0)
+        for axis in range(3):
+            if ornt[axis, 1] == -1:
+                result = np.flip(result, int(ornt[axis, 0]))
+        return result.transpose([int(axis) for axis in ornt[:, 0]])
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the model grid lies in a scan.
+
+    Attributes:
+        native_shape: Canonical shape of the scan: slices, rows, columns.
+        spacing_mm: Its spacing in the same order.
+        grid_center: Row and column, in native coordinates, of the centre of the model grid.
+        grid_size: Pixels a side of the model grid.
+        grid_spacing_mm: Pixel size of the model grid.
+    """
+
+    native_shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    grid_center: tuple[float, float]
+    grid_size: int
+    grid_spacing_mm: float
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a native voxel in ml."""
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+    def to_grid(self, native: np.ndarray, outside: float) -> np.ndarray:
+        """Resamples slices in-plane to the model grid, each grid pixel the area-weighted mean of what it covers.
+
+        Where the grid is finer than the scan, this interpolates linearly instead.
+
+        Args:
+            native: Of shape (n, rows, columns).
+            outside: Value of the part of a grid pixel that lies outside the scan.
+
+        Returns:
+            float32 of shape (n, grid_size, grid_size).
+        """
+        size = self.grid_size
+        rows, columns = (self._axis(axis, self.grid_spacing_mm, native.shape[axis]) for axis in (1, 2))
+        (row_matrix, row_cover), (column_matrix, column_cover) = rows, columns
+        count = native.shape[0]
+        first, last = _used(row_matrix)
+        part = np.asarray(native[:, first:last], dtype=np.float32)
+        # Columns first, on contiguous data: (columns, n * rows) has the long axis last for the sparse product.
+        flat = np.ascontiguousarray(part.reshape(-1, part.shape[2]).T)
+        flat = column_matrix @ flat
+        flat = flat.reshape(size, count, last - first).transpose(2, 1, 0).reshape(last - first, count * size)
+        grid = (row_matrix[:, first:last] @ np.ascontiguousarray(flat)).reshape(size, count, size).transpose(1, 0, 2)
+        if outside:
+            uncovered = 1.0 - np.outer(row_cover, column_cover)
+            if uncovered.max() > 0:
+                grid = grid + np.float32(outside) * uncovered.astype(np.float32)
+        return np.ascontiguousarray(grid)
+
+    def to_native(self, grid: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+        """Interpolates a part of the model grid linearly at native pixel centres.
+
+        Args:
+            grid: Of shape (n, grid_size, grid_size).
+            rows: Native rows wanted.
+            columns: Native columns wanted.
+
+        Returns:
+            float32 of shape (n, rows, columns); 0 outside the grid.
+        """
+        matrices = [
+            _interpolation(
+                self.native_shape[axis], self.grid_size, self.spacing_mm[axis] / self.grid_spacing_mm,
+                self.grid_center[axis - 1],
+            )[wanted]
+            for axis, wanted in ((1, rows), (2, columns))
+        ]
+        row_matrix, column_matrix = matrices
+        count, size = grid.shape[0], self.grid_size
+        flat = np.ascontiguousarray(grid.transpose(1, 0, 2), dtype=np.float32).reshape(size, count * size)
+        flat = (row_matrix @ flat).reshape(-1, count, size).transpose(2, 0, 1)
+        wide = column_matrix @ np.ascontiguousarray(flat).reshape(size, -1)
+        height = row_matrix.shape[0]
+        return wide.reshape(-1, height, count).transpose(2, 1, 0)
+
+    def native_window(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[slice, slice]:
+        """The native rows and columns that some grid rows and columns (first, last + 1) can reach."""
+        found = []
+        for axis, (first, last) in ((1, rows), (2, columns)):
+            step = self.grid_spacing_mm / self.spacing_mm[axis]
+            middle = (self.grid_size - 1) / 2
+            low = self.grid_center[axis - 1] + (first - 1 - middle) * step
+            high = self.grid_center[axis - 1] + (last - middle) * step
+            limit = self.native_shape[axis]
+            found.append(slice(int(np.clip(np.floor(low), 0, limit)), int(np.clip(np.ceil(high) + 1, 0, limit))))
+        return found[0], found[1]
+
+    def _axis(self, axis: int, grid_spacing: float, length: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+        return _area_weights(
+            length, self.grid_size, grid_spacing / self.spacing_mm[axis], self.grid_center[axis - 1]
+        )
+
+
+def _used(matrix: sparse.csr_matrix) -> tuple[int, int]:
+    """First and last + 1 column of a matrix with any weight."""
+    if matrix.nnz == 0:
+        return 0, 1
+    return int(matrix.indices.min()), int(matrix.indices.max()) + 1
+
+
+@lru_cache(maxsize=64)
+def _area_weights(length: int, size: int, step: float, center: float) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Weights of native pixels in grid pixels along one axis.
+
+    Args:
+        length: Native pixels.
+        size: Grid pixels.
+        step: Grid pixel size in native pixels.
+        center: Native coordinate of the grid's centre.
+
+    Returns:
+        Matrix of shape (size, length), and the share of each grid pixel that lies inside the scan.
+    """
+    middles = center + (np.arange(size) - (size - 1) / 2) * step
+    if step < 1:
+        return _linear(middles, length)
+    low, high = middles - step / 2, middles + step / 2
+    rows, columns, weights = [], [], []
+    reach = int(np.ceil(step)) + 2
+    for offset in range(reach):
+        # Native pixel p covers the interval from p - 0.5 to p + 0.5.
+        pixel = np.floor(low + 0.5).astype(int) + offset
+        overlap = np.minimum(high, pixel + 0.5) - np.maximum(low, pixel - 0.5)
+        keep = (overlap > 1e-9) & (pixel >= 0) & (pixel < length)
+        rows.append(np.flatnonzero(keep))
+        columns.append(pixel[keep])
+        weights.append(overlap[keep] / step)
+    matrix = sparse.csr_matrix(
+        (np.concatenate(weights).astype(np.float32), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(size, length),
+    )
+    return matrix, np.clip(np.asarray(matrix.sum(axis=1)).ravel(), 0, 1)
+
+
+def _linear(positions: np.ndarray, length: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Linear interpolation at `positions` in pixels 0 .. length - 1, whose own area reaches half a pixel beyond."""
+    inside = (positions > -0.5) & (positions < length - 0.5)
+    clamped = np.clip(positions, 0, length - 1)
+    left = np.minimum(np.floor(clamped).astype(int), max(length - 2, 0))
+    right = np.minimum(left + 1, length - 1)
+    part = clamped - left
+    index = np.flatnonzero(inside)
+    matrix = sparse.csr_matrix(
+        (
+            np.concatenate([1 - part[index], part[index]]).astype(np.float32),
+            (np.concatenate([index, index]), np.concatenate([left[index], right[index]])),
+        ),
+        shape=(len(positions), length),
+    )
+    return matrix, inside.astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _interpolation(length: int, size: int, step: float, center: float) -> sparse.csr_matrix:
+    """Matrix of shape (length, size) that interpolates grid values at native pixel centres."""
+    positions = (np.arange(length) - center) * step + (size - 1) / 2
+    return _linear(positions, size)[0]
