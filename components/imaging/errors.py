@@ -13,6 +13,10 @@ class UsageError(IchError):
     exit_code = 2
 
 
+class DataError(IchError):
+    """The data as a whole must not be trained on."""
+
+
 class ScanError(IchError):
     """One scan cannot be used; in a cohort it is quarantined under `code`, alone it ends the command.
 

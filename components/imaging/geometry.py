@@ -44,7 +44,9 @@ class Orientation:
         along = np.empty(3)
         along[transform[:, 0].astype(int)] = spacing
         # Rounded, so that the orientation in which the same scan is stored leaves no trace in the last bits.
-        columns, rows, slices = (round(float(value), 5) for value in along)
+        columns, rows = (round(float(value), 5) for value in along[:2])
+        # Between slices the distance across them counts, also under gantry tilt: voxel volumes come out right.
+        slices = round(float(abs(np.linalg.det(affine[:3, :3])) / (along[0] * along[1])), 5)
         codes = "".join(nib.orientations.ornt2axcodes(stored))
         return cls(codes, tuple((float(a), float(f)) for a, f in transform), (slices, rows, columns))
 
@@ -97,22 +99,22 @@ class Geometry:
         Returns:
             float32 of shape (n, grid_size, grid_size).
         """
-        size = self.grid_size
-        rows, columns = (self._axis(axis, self.grid_spacing_mm, native.shape[axis]) for axis in (1, 2))
-        (row_matrix, row_cover), (column_matrix, column_cover) = rows, columns
-        count = native.shape[0]
-        first, last = _used(row_matrix)
-        part = np.asarray(native[:, first:last], dtype=np.float32)
-        # Columns first, on contiguous data: (columns, n * rows) has the long axis last for the sparse product.
-        flat = np.ascontiguousarray(part.reshape(-1, part.shape[2]).T)
-        flat = column_matrix @ flat
-        flat = flat.reshape(size, count, last - first).transpose(2, 1, 0).reshape(last - first, count * size)
-        grid = (row_matrix[:, first:last] @ np.ascontiguousarray(flat)).reshape(size, count, size).transpose(1, 0, 2)
-        if outside:
-            uncovered = 1.0 - np.outer(row_cover, column_cover)
-            if uncovered.max() > 0:
-                grid = grid + np.float32(outside) * uncovered.astype(np.float32)
-        return np.ascontiguousarray(grid)
+        (row_matrix, row_cover), (column_matrix, column_cover) = (
+            _area_weights(
+                self.native_shape[axis], self.grid_size, self.grid_spacing_mm / self.spacing_mm[axis],
+                self.grid_center[axis - 1],
+            )
+            for axis in (1, 2)
+        )
+        # Few weights a row: sparse along rows needs no transposed copy; the half-sized rest is one dense product.
+        narrowed = np.empty((native.shape[0], self.grid_size, native.shape[2]), np.float32)
+        for index, plane in enumerate(native):
+            narrowed[index] = row_matrix @ np.asarray(plane, dtype=np.float32)
+        grid = narrowed @ column_matrix.toarray().T
+        uncovered = 1.0 - np.outer(row_cover, column_cover)
+        if outside and uncovered.max() > 0:
+            grid += np.float32(outside) * uncovered.astype(np.float32)
+        return grid
 
     def to_native(self, grid: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         """Interpolates a part of the model grid linearly at native pixel centres.
@@ -125,20 +127,17 @@ class Geometry:
         Returns:
             float32 of shape (n, rows, columns); 0 outside the grid.
         """
-        matrices = [
+        row_matrix, column_matrix = (
             _interpolation(
                 self.native_shape[axis], self.grid_size, self.spacing_mm[axis] / self.grid_spacing_mm,
                 self.grid_center[axis - 1],
             )[wanted]
             for axis, wanted in ((1, rows), (2, columns))
-        ]
-        row_matrix, column_matrix = matrices
-        count, size = grid.shape[0], self.grid_size
-        flat = np.ascontiguousarray(grid.transpose(1, 0, 2), dtype=np.float32).reshape(size, count * size)
-        flat = (row_matrix @ flat).reshape(-1, count, size).transpose(2, 0, 1)
-        wide = column_matrix @ np.ascontiguousarray(flat).reshape(size, -1)
-        height = row_matrix.shape[0]
-        return wide.reshape(-1, height, count).transpose(2, 1, 0)
+        )
+        narrowed = np.empty((grid.shape[0], row_matrix.shape[0], self.grid_size), np.float32)
+        for index, plane in enumerate(grid):
+            narrowed[index] = row_matrix @ np.asarray(plane, dtype=np.float32)
+        return narrowed @ column_matrix.toarray().T
 
     def native_window(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[slice, slice]:
         """The native rows and columns that some grid rows and columns (first, last + 1) can reach."""
@@ -151,18 +150,6 @@ class Geometry:
             limit = self.native_shape[axis]
             found.append(slice(int(np.clip(np.floor(low), 0, limit)), int(np.clip(np.ceil(high) + 1, 0, limit))))
         return found[0], found[1]
-
-    def _axis(self, axis: int, grid_spacing: float, length: int) -> tuple[sparse.csr_matrix, np.ndarray]:
-        return _area_weights(
-            length, self.grid_size, grid_spacing / self.spacing_mm[axis], self.grid_center[axis - 1]
-        )
-
-
-def _used(matrix: sparse.csr_matrix) -> tuple[int, int]:
-    """First and last + 1 column of a matrix with any weight."""
-    if matrix.nnz == 0:
-        return 0, 1
-    return int(matrix.indices.min()), int(matrix.indices.max()) + 1
 
 
 @lru_cache(maxsize=64)

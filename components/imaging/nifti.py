@@ -155,7 +155,7 @@ def _scaled(path: Path, raw: np.ndarray, header: nib.nifti1.Nifti1Header) -> np.
             return raw.astype(np.int32)
         if raw.dtype.kind in "iu":
             low, high = (int(raw.min()), int(raw.max())) if raw.size else (0, 0)
-            return raw.astype(np.int16 if -32768 <= low and high <= 32767 else np.float32)
+            return raw.astype(np.int16 if low >= -32768 and high <= 32767 else np.float32)
     data = raw.astype(np.float32)
     if (slope, intercept) != (1.0, 0.0):
         data *= np.float32(slope)
@@ -185,9 +185,7 @@ def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
     header["db_name"] = b""
     header.extensions.clear()
     kind = nib.Nifti2Image if isinstance(header, nib.nifti2.Nifti2Header) else nib.Nifti1Image
-    image = kind(mask.astype(np.uint8), None, header)
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        image.header["magic"] = header["magic"]
+    image = kind(mask.astype(np.uint8), None, header)  # no affine: the header keeps its own codes
     data = image.to_bytes()
     write_bytes(path, gzip.compress(data, 6, mtime=0) if path.suffix == ".gz" else data)
 

@@ -1,0 +1,100 @@
+"""What TFMA keeps of each slice: a few kilobytes instead of the pixels, so that scans can be grouped cheaply."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.extractors import (
+    features_extractor,
+    predictions_extractor,
+    slice_key_extractor,
+    unbatch_extractor,
+)
+
+from components.imaging.postprocess import quantise
+from schema import features as f
+from serving.contract import Contract
+from serving.versions import read_contract
+
+KEPT_FEATURES = (
+    f.CASE_ID,
+    f.PATIENT_ID,
+    f.SIZE_BIN,
+    f.SLICE_INDEX,
+    f.NATIVE_MASK,
+    f.NATIVE_SHAPE,
+    f.SPACING_MM,
+    f.GRID_CENTER,
+)
+
+
+def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_config: Any) -> list[Any]:
+    """TFMA's extractors with one between prediction and grouping that drops the pixels.
+
+    Args:
+        eval_shared_model: The candidate, or a list of candidate and baseline.
+        eval_config: TFMA's configuration.
+        tensor_adapter_config: How the examples become tensors.
+    """
+    models = eval_shared_model if isinstance(eval_shared_model, list) else [eval_shared_model]
+    contracts = {
+        model.model_name if len(models) > 1 else "": read_contract(Path(model.model_path)) for model in models
+    }
+    representations = tensor_adapter_config.tensor_representations if tensor_adapter_config else None
+    return [
+        features_extractor.FeaturesExtractor(eval_config=eval_config, tensor_representations=representations),
+        predictions_extractor.PredictionsExtractor(eval_config=eval_config, eval_shared_model=eval_shared_model),
+        tfma.extractors.Extractor("CompactSlices", beam.Map(compact, contracts)),
+        unbatch_extractor.UnbatchExtractor(),
+        slice_key_extractor.SliceKeyExtractor(eval_config=eval_config),
+    ]
+
+
+def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[str, Any]:
+    """Packs the probabilities of a batch and drops every feature that no metric needs.
+
+    Args:
+        extracts: A batch; predictions are (n, size, size) by model, or alone for a single model.
+        contracts: The models' contracts by name; the single model's under the empty name.
+    """
+    predictions = extracts[tfma.PREDICTIONS_KEY]
+    by_model = predictions if set(contracts) != {""} else {"": predictions}
+    packed = {}
+    for name, contract in contracts.items():
+        values = by_model[name]
+        if isinstance(values, dict):
+            values = values["probability"]
+        slices = [pack_prediction(quantise(plane), contract) for plane in np.asarray(values)]
+        packed[name] = np.array(slices, dtype=object)
+    return {
+        tfma.FEATURES_KEY: {name: extracts[tfma.FEATURES_KEY][name] for name in KEPT_FEATURES},
+        tfma.PREDICTIONS_KEY: packed if set(contracts) != {""} else packed[""],
+    }
+
+
+def pack_prediction(quantised: np.ndarray, contract: Contract) -> bytes:
+    """A slice's quantised probabilities of shape (size, size) with the post-processing its model asks for."""
+    header = json.dumps(
+        {
+            "grid_size": contract.grid_size,
+            "grid_spacing_mm": contract.grid_spacing_mm,
+            "threshold": contract.threshold,
+            "min_component_ml": contract.min_component_ml,
+        }
+    ).encode()
+    return struct.pack("<H", len(header)) + header + zlib.compress(quantised.tobytes(), 1)
+
+
+def unpack_prediction(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+    """The inverse of `pack_prediction`: uint8 of shape (size, size), and the header."""
+    (length,) = struct.unpack_from("<H", data)
+    header: dict[str, Any] = json.loads(data[2 : 2 + length])
+    pixels = np.frombuffer(zlib.decompress(data[2 + length :]), np.uint8)
+    return pixels.reshape(header["grid_size"], header["grid_size"]), header

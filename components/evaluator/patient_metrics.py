@@ -1,0 +1,147 @@
+"""The TFMA metric: one scan at a time on its own grid, averaged within a patient, then over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.metrics import metric_types, metric_util
+
+from components.evaluator.extractors import unpack_prediction
+from components.imaging.geometry import Geometry
+from components.imaging.metrics import scan_metrics
+from components.imaging.postprocess import outline, unpack_mask
+from schema import features as f
+
+MEANS = (
+    "dice",
+    "nsd_0_42mm",
+    "nsd_1mm",
+    "nsd_2mm",
+    "hd95_mm",
+    "true_volume_ml",
+    "predicted_volume_ml",
+    "absolute_volume_error_ml",
+    "lesion_f1",
+    "false_positive_components",
+    "missed_components",
+)
+"""Fields of `ScanMetrics` that are defined for every scan; reported is their mean over patients."""
+
+KEYS = ("patient_dice", *MEANS[1:], "patient_dice_sd", "patients", "scans")
+"""Names in TFMA's results; `patient_dice` is the mean Dice."""
+
+Accumulator = dict[str, list[tuple[float, ...]]]
+
+
+class PatientMetrics(metric_types.Metric):
+    """The means over patients of a scan's measures, named `KEYS`; needs the query key `case_id`."""
+
+    def __init__(self, code_version: str = "", name: str = "patient_metrics") -> None:
+        super().__init__(metric_util.merge_per_key_computations(_computations), code_version=code_version, name=name)
+
+
+metric_types.register_metric(PatientMetrics)
+
+
+def _computations(
+    code_version: str = "", name: str = "", eval_config: Any = None, model_name: str = "", **_: Any
+) -> list[Any]:
+    keys = {key: metric_types.MetricKey(name=key, model_name=model_name) for key in KEYS}
+    return [
+        metric_types.MetricComputation(
+            keys=list(keys.values()), preprocessors=[_ScanPreprocessor(model_name)], combiner=_PatientCombiner(keys)
+        )
+    ]
+
+
+class _ScanPreprocessor(metric_types.Preprocessor):
+    """All slices of a scan become a handful of numbers."""
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(name=f"_scan_{model_name}")
+        self._model_name = model_name
+
+    def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yields the patient and the scan's values in the order of `MEANS`."""
+        predictions = extracts[tfma.PREDICTIONS_KEY]
+        if isinstance(predictions, dict):
+            predictions = predictions[self._model_name]
+        yield scan_values(extracts[tfma.FEATURES_KEY], np.asarray(predictions, dtype=object).ravel())
+
+
+def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
+    """Measures one scan.
+
+    Args:
+        features: Features of its slices, each of shape (slices, ...), in any order.
+        packed: Its packed predictions, of shape (slices,).
+
+    Returns:
+        `patient`, and `values` in the order of `MEANS`.
+    """
+    indices = np.asarray(features[f.SLICE_INDEX]).ravel()
+    order = np.argsort(indices)
+    shape = tuple(int(size) for size in np.asarray(features[f.NATIVE_SHAPE]).reshape(len(indices), 3)[0])
+    if not np.array_equal(indices[order], np.arange(shape[0])):
+        raise ValueError(f"a scan of {shape[0]} slices came with the slices {sorted(indices.tolist())}")
+    unpacked = [unpack_prediction(packed[index]) for index in order]
+    header = unpacked[0][1]
+    spacing = np.asarray(features[f.SPACING_MM], dtype=np.float64).reshape(-1, 3)[0]
+    center = np.asarray(features[f.GRID_CENTER], dtype=np.float64).reshape(-1, 2)[0]
+    geometry = Geometry(
+        native_shape=(shape[0], shape[1], shape[2]),
+        # Features are float32; rounding brings back the decimals that ingestion wrote.
+        spacing_mm=(round(spacing[0], 5), round(spacing[1], 5), round(spacing[2], 5)),
+        grid_center=(float(center[0]), float(center[1])),
+        grid_size=header["grid_size"],
+        grid_spacing_mm=header["grid_spacing_mm"],
+    )
+    masks = np.asarray(features[f.NATIVE_MASK], dtype=object).ravel()
+    truth = np.stack([unpack_mask(masks[index], shape[1], shape[2]) for index in order])
+    predicted = outline(
+        np.stack([plane for plane, _ in unpacked]),
+        geometry,
+        threshold=header["threshold"],
+        min_component_ml=header["min_component_ml"],
+    )
+    measured: dict[str, Any] = scan_metrics(truth, predicted, geometry.spacing_mm).as_dict()
+    return {
+        "patient": bytes(np.asarray(features[f.PATIENT_ID], dtype=object).ravel()[0]).decode(),
+        "values": tuple(float(measured[name]) for name in MEANS),
+    }
+
+
+class _PatientCombiner(beam.CombineFn):
+    """Collects scans by patient; a few floats each."""
+
+    def __init__(self, keys: dict[str, metric_types.MetricKey]) -> None:
+        self._keys = keys
+
+    def create_accumulator(self) -> Accumulator:
+        return {}
+
+    def add_input(self, accumulator: Accumulator, element: dict[str, Any]) -> Accumulator:
+        accumulator.setdefault(element["patient"], []).append(element["values"])
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Any) -> Accumulator:
+        merged: Accumulator = {}
+        for accumulator in accumulators:
+            for patient, scans in accumulator.items():
+                merged.setdefault(patient, []).extend(scans)
+        return merged
+
+    def extract_output(self, accumulator: Accumulator) -> dict[metric_types.MetricKey, float]:
+        # Sorted, so that sums do not depend on the order of arrival.
+        patients = np.array([np.mean(sorted(accumulator[patient]), axis=0) for patient in sorted(accumulator)])
+        if not len(patients):
+            return {key: float("nan") for key in self._keys.values()}
+        result = dict(zip(KEYS, patients.mean(axis=0).tolist(), strict=False))
+        result["patient_dice_sd"] = float(patients[:, 0].std(ddof=1)) if len(patients) > 1 else 0.0
+        result["patients"] = float(len(patients))
+        result["scans"] = float(sum(len(scans) for scans in accumulator.values()))
+        return {self._keys[name]: value for name, value in result.items()}

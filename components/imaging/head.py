@@ -1,0 +1,101 @@
+"""Where the head is in a scan, and what its brain looks like, from thinned-out pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+
+THINNING_MM = 2.0
+"""Pixels are taken about this far apart in-plane: enough to find a head, a sixteenth of the work."""
+
+TISSUE_HU = -200
+BONE_HU = 300
+BRAIN_HU = (0, 80)
+_MIN_BONE_ML = 20.0
+_MIN_TISSUE_ML = 20.0
+PERCENTILES = (1.0, 5.0, 50.0, 95.0, 99.0)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is known of a scan's head.
+
+    Attributes:
+        center: Row and column of the middle of the skull's bounding box, in native pixels.
+        area_cm2: Head area per slice, float64 of shape (slices,).
+        percentiles: HU percentiles `PERCENTILES` inside the head per slice, of shape (slices, 5); -1024 without head.
+        brain_mean: Mean HU of the brain; NaN when no brain was found.
+        brain_sd: Its standard deviation in HU; NaN likewise.
+        found: Whether there is a head at all.
+    """
+
+    center: tuple[float, float]
+    area_cm2: np.ndarray
+    percentiles: np.ndarray
+    brain_mean: float
+    brain_sd: float
+    found: bool
+
+
+def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
+    """Finds the head in a scan.
+
+    Args:
+        hu: HU of shape (slices, rows, columns), canonical orientation.
+        spacing_mm: Spacing in the same order.
+
+    Returns:
+        The head; its centre is that of the skull, else of the soft tissue, else of the image.
+    """
+    steps = [max(1, round(THINNING_MM / spacing)) for spacing in spacing_mm[1:]]
+    offsets = [(size - 1) % step // 2 for size, step in zip(hu.shape[1:], steps, strict=True)]
+    thin = np.ascontiguousarray(hu[:, offsets[0] :: steps[0], offsets[1] :: steps[1]])
+    pixel_cm2 = spacing_mm[1] * steps[0] * spacing_mm[2] * steps[1] / 100.0
+    voxel_ml = pixel_cm2 * spacing_mm[0] / 10.0
+
+    tissue = _largest(_eroded(thin > TISSUE_HU))
+    bone = _largest(thin > BONE_HU)
+    found = tissue.sum() * voxel_ml >= _MIN_TISSUE_ML
+    anchor = bone if bone.sum() * voxel_ml >= _MIN_BONE_ML else tissue
+    center = ((hu.shape[1] - 1) / 2, (hu.shape[2] - 1) / 2)
+    if anchor.any():
+        middles = []
+        for axis, step, offset in zip((1, 2), steps, offsets, strict=True):
+            hit = np.flatnonzero(anchor.any(axis=tuple({0, 1, 2} - {axis})))
+            middles.append(float((hit[0] + hit[-1]) / 2 * step + offset))
+        center = (middles[0], middles[1])
+
+    percentiles = np.full((len(thin), len(PERCENTILES)), -1024.0)
+    for index, (plane, inside) in enumerate(zip(thin, tissue, strict=True)):
+        if inside.any():
+            percentiles[index] = np.percentile(plane[inside], PERCENTILES)
+    brain = _largest(_eroded((thin > BRAIN_HU[0]) & (thin < BRAIN_HU[1])))
+    values = thin[brain].astype(np.float64)
+    enough = values.size * voxel_ml >= _MIN_TISSUE_ML
+    return Head(
+        center=center,
+        area_cm2=tissue.sum(axis=(1, 2)) * pixel_cm2,
+        percentiles=percentiles,
+        brain_mean=float(values.mean()) if enough else float("nan"),
+        brain_sd=float(values.std()) if enough else float("nan"),
+        found=bool(found),
+    )
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """In-plane erosion by the 4-neighbourhood: cuts thin bridges such as those to the table."""
+    result = np.zeros_like(mask)
+    inner = mask[:, 1:-1, 1:-1]
+    result[:, 1:-1, 1:-1] = (
+        inner & mask[:, :-2, 1:-1] & mask[:, 2:, 1:-1] & mask[:, 1:-1, :-2] & mask[:, 1:-1, 2:]
+    )
+    return result
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest 6-connected component, or nothing of nothing."""
+    if not mask.any():
+        return mask
+    return np.asarray(cc3d.largest_k(mask, k=1, connectivity=6)) > 0

@@ -1,0 +1,1 @@
+"""The ingestion stage: NIfTI volumes in, one example per axial slice out."""

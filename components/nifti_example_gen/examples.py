@@ -1,0 +1,192 @@
+"""From one case's files to its slice examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tensorflow.core.example.example_pb2 import Example
+from tensorflow.core.example.feature_pb2 import Feature
+
+from components.imaging.errors import ScanError
+from components.imaging.geometry import Orientation
+from components.imaging.nifti import Volume, read_volume
+from components.imaging.postprocess import pack_mask
+from components.imaging.scan import Scan, prepare_scan
+from components.nifti_example_gen.layout import Case
+from schema import features as f
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What is remembered of an ingested case, without pixels.
+
+    Attributes:
+        case_id: The case.
+        patient_id: Its patient.
+        split: Its split.
+        slices: Number of slices.
+        lesion_slices: Slices with lesion.
+        lesion_ml: Lesion volume.
+        size_bin: Bin of that volume.
+        digest: Hash of the pixels on the model grid: equal for equal content.
+    """
+
+    case_id: str
+    patient_id: str
+    split: str
+    slices: int
+    lesion_slices: int
+    lesion_ml: float
+    size_bin: str
+    digest: str
+
+
+def read_case(case: Case, data: Mapping[str, Any], grid: Mapping[str, Any]) -> tuple[Scan, np.ndarray]:
+    """Reads and prepares a scan and its mask.
+
+    Args:
+        case: The case.
+        data: The configuration's section `data`.
+        grid: Its section `grid`.
+
+    Returns:
+        The scan, and its mask as bool of shape (slices, rows, columns), canonical orientation.
+
+    Raises:
+        ScanError: The scan or its mask cannot be used.
+    """
+    volume = read_volume(case.image, max_voxels=data["max_voxels"])
+    mask = read_volume(case.mask, max_voxels=data["max_voxels"])
+    _same_grid(case, volume, mask)
+    scan = prepare_scan(volume, case.image, size=grid["size"], spacing_mm=grid["spacing_mm"])
+    if scan.geometry.native_shape[0] < data["min_slices"]:
+        count = scan.geometry.native_shape[0]
+        raise ScanError(
+            "few-slices", f"{case.image}: {count} slices, wanted at least {data['min_slices']} (data.min_slices)"
+        )
+    return scan, lesion_mask(mask, data["lesion_labels"])
+
+
+def lesion_mask(mask: Volume, labels: list[int] | None) -> np.ndarray:
+    """The voxels that are lesion, bool in canonical orientation (slices, rows, columns).
+
+    Args:
+        mask: The mask as stored.
+        labels: Labels that are blood; None for every label but 0.
+    """
+    canonical = Orientation.of(mask.affine).to_canonical(mask.data)
+    if labels is None:
+        return np.asarray(canonical > (0 if canonical.dtype.kind in "iu" else 0.5))
+    return np.isin(np.rint(canonical) if canonical.dtype.kind == "f" else canonical, labels)
+
+
+def _same_grid(case: Case, image: Volume, mask: Volume) -> None:
+    """Raises a ScanError unless both lie on the same voxels; the order in which they are stored may differ."""
+    found, wanted = (_canonical_grid(volume) for volume in (mask, image))
+    if found[0] != wanted[0]:
+        raise ScanError(
+            "mask-shape",
+            f"{case.mask}: shape {mask.data.shape}, wanted {image.data.shape} as {case.image}; "
+            "draw or resample the mask on the scan's grid",
+        )
+    # Corners in mm, so that a small rotation far from the origin counts for what it moves.
+    size = np.array(wanted[0]) - 1
+    corners = np.array([[x, y, z, 1] for x in (0, size[0]) for y in (0, size[1]) for z in (0, size[2])]).T
+    apart = float(np.abs((found[1] - wanted[1]) @ corners).max())
+    allowed = 0.25 * float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
+    if apart > allowed:
+        raise ScanError(
+            "mask-affine",
+            f"{case.mask}: lies up to {apart:.2f} mm away from {case.image}, allowed {allowed:.2f} mm; "
+            "copy the scan's affine if the voxels correspond, else resample the mask",
+        )
+
+
+def _canonical_grid(volume: Volume) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape along (columns, rows, slices) and affine of the canonical order."""
+    from nibabel.orientations import inv_ornt_aff
+
+    orientation = Orientation.of(volume.affine)
+    shape = orientation.to_canonical(np.broadcast_to(np.uint8(0), volume.data.shape)).shape[::-1]
+    return shape, volume.affine @ inv_ornt_aff(np.array(orientation.transform), volume.data.shape)
+
+
+def slice_examples(
+    case: Case, split: str, scan: Scan, mask: np.ndarray, context_slices: int
+) -> tuple[list[bytes], CaseRecord]:
+    """One serialised example per axial slice, with and without lesion.
+
+    Args:
+        case: The case.
+        split: Its split.
+        scan: The prepared scan.
+        mask: bool of the scan's canonical native shape.
+        context_slices: Neighbours on each side that go with a slice.
+
+    Returns:
+        The examples in slice order, and the record of the case.
+    """
+    geometry = scan.geometry
+    count = geometry.native_shape[0]
+    pixels = mask.reshape(count, -1).sum(axis=1)
+    pixel_cm2 = geometry.spacing_mm[1] * geometry.spacing_mm[2] / 100.0
+    volume_ml = float(pixels.sum()) * geometry.voxel_ml
+    bin_name = f.size_bin(volume_ml)
+    images = scan.examples(context_slices)
+    coverage = np.zeros((count, geometry.grid_size, geometry.grid_size), np.uint8)
+    lesion = np.flatnonzero(pixels)
+    if lesion.size:
+        coverage[lesion] = np.rint(geometry.to_grid(mask[lesion], outside=0) * 255)
+
+    whole_scan = Example()
+    values = whole_scan.features.feature
+    _set(values[f.CASE_ID], case.case_id.encode())
+    _set(values[f.PATIENT_ID], case.patient_id.encode())
+    _set(values[f.ORIENTATION], scan.orientation.codes.encode())
+    _set(values[f.SIZE_BIN], bin_name.encode())
+    _set(values[f.SLICE_COUNT], count)
+    _set(values[f.NATIVE_SHAPE], geometry.native_shape)
+    _set(values[f.SPACING_MM], geometry.spacing_mm)
+    _set(values[f.GRID_CENTER], geometry.grid_center)
+    _set(values[f.AFFINE], scan.affine.ravel().tolist())
+    _set(values[f.LESION_VOLUME_ML], volume_ml)
+    _set(values[f.SLICE_SPACING_MM], geometry.spacing_mm[0])
+    _set(values[f.PIXEL_SPACING_MM], geometry.spacing_mm[1])
+    _set(values[f.BRAIN_HU_MEAN], scan.head.brain_mean)
+    _set(values[f.BRAIN_HU_SD], scan.head.brain_sd)
+
+    records = []
+    for index in range(count):
+        example = Example()
+        example.CopyFrom(whole_scan)
+        values = example.features.feature
+        _set(values[f.IMAGE], images[index].tobytes())
+        _set(values[f.MASK], coverage[index].tobytes())
+        _set(values[f.NATIVE_MASK], pack_mask(mask[index]))
+        _set(values[f.SLICE_INDEX], index)
+        _set(values[f.LESION_PIXELS], int(pixels[index]))
+        _set(values[f.LESION_AREA_CM2], float(pixels[index]) * pixel_cm2)
+        _set(values[f.HEAD_AREA_CM2], float(scan.head.area_cm2[index]))
+        for position, name in enumerate(f.HEAD_HU_PERCENTILES):
+            _set(values[name], float(scan.head.percentiles[index, position]))
+        records.append(example.SerializeToString())
+    digest = hashlib.blake2b(scan.hu.tobytes() + coverage.tobytes(), digest_size=16).hexdigest()
+    record = CaseRecord(
+        case.case_id, case.patient_id, split, count, int(lesion.size), round(volume_ml, 4), bin_name, digest
+    )
+    return records, record
+
+
+def _set(feature: Feature, value: Any) -> None:
+    """Fills a feature by the type of the value: bytes, ints or floats."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if isinstance(values[0], bytes):
+        feature.bytes_list.value.extend(values)
+    elif isinstance(values[0], int | np.integer):
+        feature.int64_list.value.extend(int(item) for item in values)
+    else:
+        feature.float_list.value.extend(float(item) for item in values)

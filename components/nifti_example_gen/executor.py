@@ -1,0 +1,143 @@
+"""How `NiftiExampleGen` works: each Beam element is one shard's cases, written where they are read.
+
+No pixel passes through a shuffle, so memory does not grow with the cohort.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenExecutor
+from tfx.components.util import examples_utils
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.types import standard_component_specs as specs
+
+from components.imaging.errors import ScanError, UsageError
+from components.nifti_example_gen.cases import FILE_NAME, summarise_cases
+from components.nifti_example_gen.examples import CaseRecord, read_case, slice_examples
+from components.nifti_example_gen.layout import Case, Quarantined, find_cases
+from components.nifti_example_gen.settings import read_settings
+from components.nifti_example_gen.splits import deal, refuse_empty
+from components.nifti_example_gen.tfrecord import RecordBuffer
+from schema.features import SPLITS
+
+CASES_PER_SHARD = 4
+
+
+class Shard(NamedTuple):
+    """Cases that share one TFRecord file."""
+
+    uri: str
+    split: str
+    cases: list[Case]
+
+
+class Executor(BaseExampleGenExecutor):
+    """Reads each volume once and writes its slices straight into the shard of its split."""
+
+    def GetInputSourceToExamplePTransform(self) -> beam.PTransform:
+        """Not used: splitting and writing happen inside the step that reads a volume."""
+        raise TypeError("NiftiExampleGen writes its examples itself")
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the examples and `cases.json`.
+
+        Raises:
+            UsageError: A split is empty, too many scans are unusable, or no training scan has a lesion.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        settings = read_settings(exec_properties)
+        examples = artifact_utils.get_single_instance(output_dict[specs.EXAMPLES_KEY])
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        examples_utils.set_payload_format(examples, exec_properties[specs.OUTPUT_DATA_FORMAT_KEY])
+
+        cohort = find_cases(Path(exec_properties[specs.INPUT_BASE_KEY]), settings["data"])
+        listing = os.path.join(examples.uri, FILE_NAME)  # noqa: PTH118 - a URI, perhaps of a bucket
+        for name in SPLITS:
+            fileio.makedirs(artifact_utils.get_split_uri([examples], name))
+        shards = list(_shards(deal(cohort.cases, settings["splits"]), examples))
+        with self._make_beam_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "Shards" >> beam.Create(shards)
+                | "Spread" >> beam.Reshuffle()
+                | "Write" >> beam.ParDo(_WriteShard(settings["data"], settings["grid"]))
+                | "Gather" >> beam.combiners.ToList()
+                | "List" >> beam.Map(_write_listing, listing, cohort.quarantined)
+            )
+        with fileio.open(listing, "r") as file:
+            _check(json.load(file), settings["data"]["max_quarantined"])
+
+
+def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
+    for split, cases in dealt.items():
+        total = -(-len(cases) // CASES_PER_SHARD)
+        for number in range(total):
+            name = f"examples-{number:05d}-of-{total:05d}.gz"
+            uri = os.path.join(artifact_utils.get_split_uri([examples], split), name)  # noqa: PTH118
+            yield Shard(uri, split, cases[number * CASES_PER_SHARD : (number + 1) * CASES_PER_SHARD])
+
+
+class _WriteShard(beam.DoFn):
+    """Turns a shard's cases into one TFRecord file; yields what became of each case."""
+
+    def __init__(self, data: dict[str, Any], grid: dict[str, Any]) -> None:
+        self._data = data
+        self._grid = grid
+
+    def process(self, shard: Shard) -> Iterable[CaseRecord | Quarantined]:
+        """Yields a `CaseRecord` or a `Quarantined` per case."""
+        with RecordBuffer() as buffer:
+            for case in shard.cases:
+                try:
+                    scan, mask = read_case(case, self._data, self._grid)
+                except ScanError as error:
+                    yield Quarantined(case.case_id, error.code, str(error))
+                    continue
+                examples, record = slice_examples(case, shard.split, scan, mask, self._grid["context_slices"])
+                for example in examples:
+                    buffer.add(example)
+                yield record
+        if buffer.count:
+            # Readers take `*` in the folder, so a file gets its place there only when it is whole.
+            part = os.path.join(os.path.dirname(os.path.dirname(shard.uri)), f".{shard.split}-{os.path.basename(shard.uri)}")  # noqa: E501, PTH118, PTH119, PTH120
+            with fileio.open(part, "wb") as file:
+                file.write(buffer.data)
+            fileio.rename(part, shard.uri, overwrite=True)
+
+
+def _write_listing(outcomes: list[CaseRecord | Quarantined], uri: str, incomplete: list[Quarantined]) -> None:
+    summary = summarise_cases(
+        [item for item in outcomes if isinstance(item, CaseRecord)],
+        [*incomplete, *(item for item in outcomes if isinstance(item, Quarantined))],
+    )
+    with fileio.open(uri, "w") as file:
+        file.write(json.dumps(summary, indent=1))
+
+
+def _check(summary: dict[str, Any], max_quarantined: float) -> None:
+    """Raises a UsageError when too little is left to train on."""
+    bad, good = summary["quarantined"], summary["cases"]
+    listed = "\n".join(f"  {item['case_id']}: {item['code']}: {item['reason']}" for item in bad[:10])
+    more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
+    if len(bad) > max_quarantined * (len(bad) + len(good)):
+        raise UsageError(
+            f"{len(bad)} of {len(bad) + len(good)} scans are unusable, allowed is a share of {max_quarantined} "
+            f"(data.max_quarantined):\n{listed}{more}"
+        )
+    try:
+        refuse_empty({name: counts["patients"] for name, counts in summary["splits"].items()})
+    except UsageError as error:
+        raise UsageError(f"{error}; quarantined were {len(bad)}:\n{listed}{more}" if bad else str(error)) from None
+    train = summary["splits"]["train"]
+    if train["lesion_slices"] == 0:
+        raise UsageError(
+            f"no lesion in the whole training split ({train['scans']} scans, {train['slices']} slices): "
+            "check the masks and data.lesion_labels"
+        )

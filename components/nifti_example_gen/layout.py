@@ -1,0 +1,179 @@
+"""Which scans a data folder holds: by file patterns or by a CSV manifest."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.imaging.errors import UsageError
+from schema.features import SPLITS
+
+MANIFEST_COLUMNS = ("case_id", "patient_id", "image", "mask", "split")
+_NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One scan and its mask.
+
+    Attributes:
+        case_id: Name of the scan, unique in the cohort.
+        patient_id: Whose scan it is; a patient stays in one split.
+        image: The scan's file.
+        mask: The mask's file.
+        split: Split that a manifest fixes; empty for the hash buckets.
+    """
+
+    case_id: str
+    patient_id: str
+    image: Path
+    mask: Path
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A scan that is not used, and why."""
+
+    case_id: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a data folder holds.
+
+    Attributes:
+        cases: Complete cases, sorted by case id.
+        quarantined: Incomplete ones.
+    """
+
+    cases: list[Case]
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+
+def find_cases(root: Path, data: Mapping[str, Any]) -> Cohort:
+    """Lists the cases of a data folder.
+
+    Args:
+        root: The data folder.
+        data: The configuration's section `data`.
+
+    Raises:
+        UsageError: There is no such folder, nothing in it matches, or the manifest is unusable.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such data folder; give one with --data")
+    cohort = _from_manifest(root, data) if data["manifest"] else _from_patterns(root, data)
+    if not cohort.cases:
+        wanted = data["manifest"] or f"{data['image']} with {data['mask']}"
+        raise UsageError(f"{root}: no complete case found for {wanted}; {_seen(root, cohort)}")
+    return Cohort(sorted(cohort.cases), sorted(cohort.quarantined, key=lambda item: item.case_id))
+
+
+def _seen(root: Path, cohort: Cohort) -> str:
+    """What lies in the folder instead, as a hint."""
+    if cohort.quarantined:
+        first = cohort.quarantined[0]
+        return f"{len(cohort.quarantined)} incomplete, the first: {first.reason}"
+    found = next((path for path in root.rglob("*") if path.name.endswith(_NIFTI)), None)
+    if found is None:
+        return "the folder holds no .nii or .nii.gz file"
+    return f"it holds for example {found.relative_to(root)}; set data.image and data.mask to its layout"
+
+
+def pattern_to_glob(pattern: str) -> str:
+    """A layout pattern as a glob, for example `images/*.nii.gz`."""
+    return pattern.replace("{case}", "*").replace("{patient}", "*")
+
+
+def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\{case\}|\{patient\})", pattern)
+    names = {"{case}": r"(?P<case>[^/]+?)", "{patient}": r"(?P<patient>[^/]+?)"}
+    return re.compile("^" + "".join(names.get(part, re.escape(part)) for part in parts) + "$")
+
+
+def _match(root: Path, pattern: str) -> dict[str, tuple[str | None, Path]]:
+    """Patient (where the pattern names one) and file by case id."""
+    expression, found = _pattern_to_regex(pattern), {}
+    for path in sorted(root.glob(pattern_to_glob(pattern))):
+        match = expression.match(path.relative_to(root).as_posix())
+        if match and path.is_file() and not path.name.startswith("."):
+            case = match["case"]
+            if case in found:
+                raise UsageError(f"{root}: case id {case} stands for both {found[case][1]} and {path}; refine data.image")
+            found[case] = (match.groupdict().get("patient"), path)
+    return found
+
+
+def _from_patterns(root: Path, data: Mapping[str, Any]) -> Cohort:
+    images, masks = _match(root, data["image"]), _match(root, data["mask"])
+    if data["image"] != data["mask"] and set(p for _, p in images.values()) & set(p for _, p in masks.values()):
+        # A loose image pattern such as {case}.nii.gz also matches the masks beside the images.
+        mask_files = {path for _, path in masks.values()}
+        images = {case: item for case, item in images.items() if item[1] not in mask_files}
+    expression = re.compile(data["patient"]) if data["patient"] else None
+    cases, quarantined = [], []
+    for case, (patient, image) in images.items():
+        if case not in masks:
+            expected = root / data["mask"].replace("{case}", case).replace("{patient}", patient or "*")
+            reason = f"{image}: has no mask, wanted {expected}; add it or remove the scan"
+            quarantined.append(Quarantined(case, "missing-mask", reason))
+            continue
+        if expression is not None:
+            match = expression.search(case)
+            if match is None:
+                raise UsageError(f"data.patient: {data['patient']!r} does not match the case id {case}")
+            patient = match[1]
+        cases.append(Case(case, patient or case, image, masks[case][1]))
+    for case, (_, mask) in masks.items():
+        if case not in images:
+            reason = f"{mask}: is the mask of no scan, wanted one matching {data['image']}; add it or remove the mask"
+            quarantined.append(Quarantined(case, "missing-image", reason))
+    return Cohort(cases, quarantined)
+
+
+def _from_manifest(root: Path, data: Mapping[str, Any]) -> Cohort:
+    path = root / data["manifest"]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such manifest (data.manifest)") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    missing = [name for name in MANIFEST_COLUMNS if name not in columns and name not in ("patient_id", "split")]
+    if missing:
+        raise UsageError(f"{path}: lacks the columns {', '.join(missing)}; wanted {', '.join(MANIFEST_COLUMNS)}")
+    cases, quarantined, splits = [], [], {}
+    for number, row in enumerate(rows, start=2):
+        case = (row["case_id"] or "").strip()
+        if not case or "/" in case:
+            raise UsageError(f"{path}: line {number}: case_id {case!r} must be a name without /")
+        patient, split = (row.get("patient_id") or case).strip(), (row.get("split") or "").strip()
+        if split and split not in SPLITS:
+            raise UsageError(f"{path}: line {number}: split {split!r}, wanted {', '.join(SPLITS)} or nothing")
+        if splits.setdefault(patient, split) != split:
+            raise UsageError(
+                f"{path}: line {number}: patient {patient} is in {splits[patient] or 'no split'} and in "
+                f"{split or 'no split'}; a patient must stay in one split"
+            )
+        files = {key: root / (row[key] or "").strip() for key in ("image", "mask")}
+        absent = [f"{key} {file}" for key, file in files.items() if not (row[key] or "").strip() or not file.is_file()]
+        if absent:
+            reason = f"{path}: line {number}: no such file: {', '.join(absent)}; mend the line or add the file"
+            quarantined.append(Quarantined(case, "missing-mask" if "mask" in absent[0] else "missing-image", reason))
+        else:
+            cases.append(Case(case, patient, files["image"], files["mask"], split))
+    repeated = [case for case, count in Counter(row["case_id"].strip() for row in rows).items() if count > 1]
+    if repeated:
+        raise UsageError(f"{path}: case_id {repeated[0]} stands on several lines; each case needs its own id")
+    return Cohort(cases, quarantined)

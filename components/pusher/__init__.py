@@ -1,0 +1,1 @@
+"""Puts a blessed model in service."""

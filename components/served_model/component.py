@@ -1,0 +1,50 @@
+"""`ServedModel`: takes a copy of the model in service, as the baseline of the gate."""
+
+import json
+import shutil
+from pathlib import Path
+
+import tfx.v1 as tfx
+
+from components.imaging.errors import UsageError
+from serving.versions import read_contract, versions
+
+
+@tfx.dsl.components.component
+def ServedModel(  # noqa: N802 - a component is named like a class
+    model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
+    folder: tfx.dsl.components.Parameter[str],
+    grid: tfx.dsl.components.Parameter[str],
+    state: tfx.dsl.components.Parameter[str],
+    code_version: tfx.dsl.components.Parameter[str],
+) -> None:
+    """Copies the newest version, so that what the gate compared with stays known after the next push.
+
+    Where nothing is in service, or a model whose grid differs from that of today's examples, the artifact is left
+    empty and `baseline.json` says why.
+
+    Args:
+        model: Receives the model under `Format-Serving`.
+        folder: The folder that TF Serving watches.
+        grid: JSON of the configuration's section grid.
+        state: Names what is in service now; another value defeats the cache.
+        code_version: Changes when the code does, so that its cached results are not reused.
+    """
+    found = versions(Path(folder))
+    note = {"version": found[-1].name if found else None, "used": False, "reason": "no model is in service yet"}
+    if found:
+        wanted = json.loads(grid)["grid"]
+        try:
+            contract = read_contract(found[-1])
+        except UsageError as error:
+            note["reason"] = str(error)
+        else:
+            served = (contract.grid_size, contract.grid_spacing_mm, contract.context_slices)
+            todays = (wanted["size"], wanted["spacing_mm"], wanted["context_slices"])
+            if served == todays:
+                shutil.copytree(found[-1], Path(model.uri) / "Format-Serving")
+                note.update(used=True, reason="compared on the same scans")
+            else:
+                note["reason"] = f"the model in service has the grid {served}, today's examples have {todays}"
+    Path(model.uri).mkdir(parents=True, exist_ok=True)
+    (Path(model.uri) / "baseline.json").write_text(json.dumps(note), encoding="utf-8")

@@ -1,0 +1,35 @@
+"""The versions in a folder that TF Serving watches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving.contract import Contract
+
+CONTRACT_FILE = "assets.extra/contract.json"
+"""The contract as a file beside the SavedModel, so that it can be read without TensorFlow."""
+
+
+def versions(folder: Path) -> list[Path]:
+    """Complete versions below a model's folder, oldest first.
+
+    Args:
+        folder: `<output>/serving/<model name>`.
+
+    Returns:
+        Folders whose name is a number and that hold a `saved_model.pb`, which is written last.
+    """
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def read_contract(model: Path) -> Contract:
+    """The contract of an exported model.
+
+    Raises:
+        UsageError: The folder holds no contract that this program can read.
+    """
+    path = model / CONTRACT_FILE
+    return Contract.from_json(path.read_bytes() if path.is_file() else b"")
