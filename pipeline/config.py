@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 import types
 import typing
@@ -198,6 +199,17 @@ class BeamConfig(Section):
 
     workers: int = Field(0, ge=0, description="worker threads of the in-process runner; 0: one per core")
     args: list[str] = Field(default_factory=list, description="further Beam arguments, such as another runner")
+
+    def pipeline_args(self) -> list[str]:
+        """Beam's arguments: its in-process runner by name, since the default one first looks for a download."""
+        runner = [
+            "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+            "--direct_running_mode=multi_threading",
+            f"--direct_num_workers={self.workers or os.cpu_count() or 1}",
+            # Without it, readers batch up to 1000 examples, images and all.
+            "--tfxio_use_byte_size_batching",
+        ]
+        return self.args if any(item.startswith("--runner") for item in self.args) else [*runner, *self.args]
 
 
 class OutputConfig(Section):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.imaging.errors import DataError
+from schema.features import STATISTICS_FEATURES
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,21 @@ class Finding:
 def split_findings(split: str, anomalies: bytes) -> list[Finding]:
     """The findings in one split's serialised `Anomalies`."""
     parsed = anomalies_pb2.Anomalies.FromString(anomalies)
-    found = [_finding(split, name, info) for name, info in sorted(parsed.anomaly_info.items())]
+    found = [
+        _finding(split, name, info)
+        for name, info in sorted(parsed.anomaly_info.items())
+        if name in STATISTICS_FEATURES or not _only_missing(info)
+    ]
     if parsed.HasField("dataset_anomaly_info"):
         found.append(_finding(split, "(whole data set)", parsed.dataset_anomaly_info))
     if parsed.data_missing:
         found.append(Finding(split, "(whole data set)", "error", "no data", "the split holds no examples"))
     return found
+
+
+def _only_missing(info: anomalies_pb2.AnomalyInfo) -> bool:
+    """Whether all that is wrong is that there are no statistics, as of the pixels, of which none are taken."""
+    return all(reason.type == anomalies_pb2.AnomalyInfo.SCHEMA_MISSING_COLUMN for reason in info.reason)
 
 
 def _finding(split: str, feature: str, info: anomalies_pb2.AnomalyInfo) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from components.imaging.errors import ScanError
@@ -103,7 +103,7 @@ def _open(path: Path, max_voxels: int) -> tuple[nib.nifti1.Nifti1Header, memoryv
         raise ScanError("missing-file", f"{path}: no such file") from None
     except EOFError:
         raise ScanError("truncated", f"{path}: the gzip stream ends early; copy the file anew") from None
-    except (gzip.BadGzipFile, igzip.IsalError, HeaderDataError, OSError, ValueError, KeyError) as error:
+    except (gzip.BadGzipFile, isal_zlib.IsalError, HeaderDataError, OSError, ValueError, KeyError) as error:
         raise ScanError("unreadable", f"{path}: cannot be read ({error}); copy or convert it anew") from None
 
 
@@ -187,7 +187,7 @@ def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
     kind = nib.Nifti2Image if isinstance(header, nib.nifti2.Nifti2Header) else nib.Nifti1Image
     image = kind(mask.astype(np.uint8), None, header)  # no affine: the header keeps its own codes
     data = image.to_bytes()
-    write_bytes(path, gzip.compress(data, 6, mtime=0) if path.suffix == ".gz" else data)
+    write_bytes(path, igzip.compress(data, 2, mtime=0) if path.suffix == ".gz" else data)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

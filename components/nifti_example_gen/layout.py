@@ -114,7 +114,7 @@ def _match(root: Path, pattern: str) -> dict[str, tuple[str | None, Path]]:
 
 def _from_patterns(root: Path, data: Mapping[str, Any]) -> Cohort:
     images, masks = _match(root, data["image"]), _match(root, data["mask"])
-    if data["image"] != data["mask"] and set(p for _, p in images.values()) & set(p for _, p in masks.values()):
+    if data["image"] != data["mask"] and {p for _, p in images.values()} & {p for _, p in masks.values()}:
         # A loose image pattern such as {case}.nii.gz also matches the masks beside the images.
         mask_files = {path for _, path in masks.values()}
         images = {case: item for case, item in images.items() if item[1] not in mask_files}

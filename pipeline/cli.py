@@ -1,0 +1,223 @@
+"""The command `ich`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.imaging.errors import IchError, UsageError
+from pipeline import __version__
+
+_FOLDER = click.Path(path_type=Path)
+
+
+def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns an expected failure into one block on standard error and its exit code."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except IchError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again to go on", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(code or 0)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ich")
+def main() -> None:
+    """Train, gate, release and run a model that outlines intracranial hemorrhage on head CT.
+
+    Not a medical device. Exit codes: 0 done, 1 failure, 2 bad usage, configuration or scan, 3 trained but refused
+    by the gate.
+    """
+
+
+@main.command()
+@click.option("-c", "--config", "config_source", required=True, help="YAML file, or the name of a shipped config.")
+@click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
+@click.option("-o", "--output", type=_FOLDER, help="Output folder; default: output.root of the config.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what TFX, Beam and TensorFlow print.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, last.")
+@_reported
+def run(
+    config_source: str, data: Path | None, output: Path | None, settings: tuple[str, ...], verbose: bool, as_json: bool
+) -> int:
+    """Run the whole pipeline: scans in, a gated and pushed model out.
+
+    Finished stages are reused, so the same command after a crash goes on where it stopped.
+    """
+    from pipeline.config import load_config
+
+    config = load_config(config_source, settings)
+    data = data or (Path(config.data.root) if config.data.root else None)
+    output = output or (Path(config.output.root) if config.output.root else None)
+    if data is None:
+        raise UsageError("no data folder; give --data, or data.root in the config")
+    if output is None:
+        raise UsageError("no output folder; give --output, or output.root in the config")
+    from pipeline.local_runner import run_pipeline
+
+    outcome = run_pipeline(config, data, output, verbose=verbose)
+    from pipeline.verdict_text import verdict_lines
+
+    for line in verdict_lines(outcome, output):
+        click.echo(line)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "exit_code": outcome.exit_code,
+                    "model": str(outcome.model) if outcome.model else None,
+                    "verdict": outcome.verdict,
+                    "stages": outcome.stages,
+                    "log": str(outcome.log),
+                }
+            )
+        )
+    return outcome.exit_code
+
+
+@main.command()
+@click.argument("scan", type=_FOLDER)
+@click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for mask, JSON and picture.")
+@click.option(
+    "-m", "--model", type=_FOLDER, default=Path("output"), show_default=True,
+    help="SavedModel, folder of versions, or output folder of a run; the newest version is taken.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show what TensorFlow prints.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@_reported
+def predict(scan: Path, out: Path, model: Path, verbose: bool, as_json: bool) -> None:
+    """Outline the blood in one NIfTI scan, on the scan's own grid."""
+    if not verbose:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from pipeline.predict import predict_scan
+
+    result = predict_scan(scan, out, model)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    count = result["component_count"]
+    click.echo(
+        f"{result['case']}: {result['volume_ml']:.1f} ml in {count} component{'' if count == 1 else 's'} "
+        f"(model version {result['model_version']})"
+    )
+    for file in result["files"].values():
+        click.echo(f"  {file}")
+
+
+@main.command()
+@click.argument("predictions", type=_FOLDER)
+@click.argument("truth", type=_FOLDER)
+@click.option("--prediction-pattern", help="Where masks lie in PREDICTIONS, e.g. {case}_mask.nii.gz; else found.")
+@click.option("--truth-pattern", help="Where masks lie in TRUTH, e.g. {case}/mask.nii.gz; else found.")
+@click.option("--allow-missing", is_flag=True, help="Score cases found on both sides, list the others.")
+@click.option("--json", "json_file", type=_FOLDER, help="Also write all figures to this file; - prints them instead.")
+@_reported
+def evaluate(
+    predictions: Path,
+    truth: Path,
+    prediction_pattern: str | None,
+    truth_pattern: str | None,
+    allow_missing: bool,
+    json_file: Path | None,
+) -> None:
+    """Compare predicted with true masks: two NIfTI files, or two folders case by case."""
+    from pipeline.evaluate import evaluate as compare
+    from pipeline.evaluate import render_table
+
+    report = compare(
+        predictions,
+        truth,
+        prediction_pattern=prediction_pattern,
+        truth_pattern=truth_pattern,
+        allow_missing=allow_missing,
+    )
+    text = json.dumps(report.to_json(), indent=1)
+    if json_file is not None and str(json_file) == "-":
+        click.echo(text)
+        return
+    if json_file is not None:
+        from components.imaging.nifti import write_bytes
+
+        try:
+            write_bytes(json_file, text.encode())
+        except OSError as error:
+            raise UsageError(f"{json_file}: cannot write there ({error.strerror}); give another --json") from None
+    from rich.console import Console
+
+    Console().print(render_table(report))
+
+
+@main.command()
+@click.argument("out", type=_FOLDER)
+@click.option("-n", "--patients", type=click.IntRange(min=1), default=40, show_default=True)
+@click.option("-s", "--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--layout", default="demo", show_default=True, help="Config whose data layout is written.")
+@click.option("--size", type=click.Choice(["small", "full"]), default="small", show_default=True, help="Matrix.")
+@click.option("--defects", default="", help="Defects to plant, comma-separated, or all; `--defects list` shows them.")
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
+@_reported
+def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects: str, workers: int) -> None:
+    """Write a cohort of generated head CT with masks: nobody's data, exact truth.
+
+    The same seed gives the same files.
+    """
+    from components.imaging.phantom import DEFECTS, write_cohort
+
+    if defects == "list":
+        for name, defect in DEFECTS.items():
+            click.echo(f"{name:<24}{defect.description}")
+        return
+    from pipeline.config import load_config
+    from pipeline.progress import progress_bar
+
+    data = load_config(layout).data
+    with progress_bar("scans") as advance:
+        summary = write_cohort(
+            out,
+            patients=patients,
+            seed=seed,
+            image_pattern=data.image or "images/{case}.nii.gz",
+            mask_pattern=data.mask or "masks/{case}.nii.gz",
+            manifest=bool(data.manifest),
+            size="full" if size == "full" else "small",
+            defects=[name.strip() for name in defects.split(",") if name.strip()],
+            workers=workers,
+            progress=advance,
+        )
+    click.echo(f"{out}: {len(summary.cases)} cases, {summary.written} written")
+
+
+@main.command("config")
+@click.argument("source", required=False)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
+@_reported
+def show_config(source: str | None, settings: tuple[str, ...]) -> None:
+    """Check a config and print it in full, or list the shipped ones."""
+    from pipeline.config import load_config, shipped_configs
+
+    if source is None:
+        click.echo("\n".join(shipped_configs()))
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(load_config(source, settings).model_dump(mode="json"), sort_keys=False), nl=False)

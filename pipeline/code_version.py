@@ -1,0 +1,30 @@
+"""A hash of our own code, because TFX's cache key knows a component's parameters but not what it does."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@cache
+def code_version(*parts: str) -> str:
+    """Hash of the sources of some parts, without their subfolders (the phantoms of `imaging` shape no model).
+
+    Args:
+        *parts: Folders below `components/`, or `schema` and `serving`.
+
+    Returns:
+        16 hexadecimal digits; other code, other digits.
+    """
+    digest = hashlib.sha256()
+    for part in sorted(parts):
+        folder = ROOT / part if part in ("schema", "serving") else ROOT / "components" / part
+        sources = sorted(path for path in folder.glob("*") if path.suffix in (".py", ".pbtxt"))
+        if not sources:
+            raise FileNotFoundError(f"{folder}: no sources to hash")
+        for path in sources:
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

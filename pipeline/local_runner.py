@@ -1,0 +1,297 @@
+"""Runs the pipeline in this process: one line a stage, everything else in a log, one readable verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import resource
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.imaging.errors import IchError, UsageError
+from pipeline.config import Config
+from pipeline.console import captured, say
+from serving.versions import versions
+
+PUSHED, FAILED, REFUSED = 0, 1, 3
+
+
+@dataclass
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        exit_code: 0 pushed, 3 trained but refused by the gate.
+        verdict: The gate's verdict, as `verdict.json` holds it.
+        model: The version in service.
+        stages: Wall seconds and peak memory by stage.
+        log: What third parties printed.
+    """
+
+    exit_code: int
+    verdict: dict[str, Any]
+    model: Path | None
+    log: Path
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of an output root."""
+
+    root: Path
+
+    @property
+    def artifacts(self) -> Path:
+        """TFX's pipeline root."""
+        return self.root / "artifacts"
+
+    @property
+    def metadata(self) -> Path:
+        """TFX's metadata store."""
+        return self.root / "metadata.sqlite"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and TensorBoard logs."""
+        return self.root / "training"
+
+    @property
+    def logs(self) -> Path:
+        """One log a run."""
+        return self.root / "logs"
+
+    @property
+    def runs(self) -> Path:
+        """One JSON summary a run."""
+        return self.root / "runs"
+
+    def serving(self, model_name: str) -> Path:
+        """What TF Serving watches for this model."""
+        return self.root / "serving" / model_name
+
+
+def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = False) -> Outcome:
+    """Runs every stage whose result is not there yet.
+
+    Args:
+        config: The configuration.
+        data: The data folder.
+        output: The output folder; made if need be.
+        verbose: Show what third parties print.
+
+    Raises:
+        UsageError: The data folder or the output folder cannot be used.
+        IchError: A stage failed; the message says which and why, the log has the rest.
+    """
+    folders = Folders(output.resolve())
+    _writable(folders.root)
+    _preflight(config, data)
+    started = datetime.datetime.now(datetime.UTC)
+    run = started.strftime("%Y%m%dT%H%M%S")
+    log = folders.logs / f"{run}.log"
+    stages: list[dict[str, Any]] = []
+    with captured(log, verbose=verbose):
+        try:
+            with _timed(stages, "start", log):
+                nodes = list(_prepare(config, data.resolve(), folders))
+            outputs: dict[str, dict[str, Path]] = {}
+            for name, launch in nodes:
+                with _timed(stages, name, log) as stage:
+                    stage["cached"], outputs[name] = launch()
+                    stage["note"] = _note(name, outputs[name])
+        finally:
+            _write_summary(folders, run, config, data, stages)
+    verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
+    served = versions(folders.serving(config.output.model_name))
+    outcome = Outcome(PUSHED if verdict["blessed"] else REFUSED, verdict, served[-1] if served else None, log, stages)
+    _write_summary(folders, run, config, data, stages, outcome)
+    return outcome
+
+
+def _writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{root}: cannot write there ({error.strerror}); choose another --output") from None
+
+
+def _preflight(config: Config, data: Path) -> None:
+    """Finds within a second what would else fail after TFX has started."""
+    from components.nifti_example_gen.layout import find_cases
+    from components.nifti_example_gen.splits import deal
+
+    cohort = find_cases(data, config.data.model_dump())
+    dealt = deal(cohort.cases, config.splits.model_dump())
+    counts = ", ".join(f"{name} {len(cases)}" for name, cases in dealt.items())
+    say(f"{config.name}: {len(cohort.cases)} scans ({counts}), {len(cohort.quarantined)} incomplete")
+
+
+def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str, Any]]:
+    """Compiles the pipeline; yields each stage's name and what runs it, in order."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    warnings.filterwarnings("ignore")
+    from absl import logging as absl_logging
+    from ml_metadata.proto import metadata_store_pb2
+    from tfx.orchestration import metadata
+    from tfx.orchestration.local import runner_utils
+    from tfx.dsl.compiler import compiler, constants
+    from tfx.orchestration.portable import launcher, runtime_parameter_utils
+    from tfx.orchestration.portable.mlmd import execution_lib
+
+    from pipeline.pipeline import Places, create_pipeline
+
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger().setLevel(logging.INFO)
+    serving = folders.serving(config.output.model_name)
+    pipeline = create_pipeline(
+        config,
+        Places(
+            data=str(data),
+            artifacts=str(folders.artifacts),
+            serving=str(serving),
+            work=str(folders.work),
+            metadata=folders.metadata,
+        ),
+        serving_state=",".join(path.name for path in versions(serving)),
+    )
+    ir = compiler.Compiler().compile(pipeline)
+    runtime_parameter_utils.substitute_runtime_parameter(
+        ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: datetime.datetime.now(datetime.UTC).isoformat()}
+    )
+    deployment = runner_utils.extract_local_deployment_config(ir)
+    connection = getattr(
+        deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
+    )
+    for node in ir.nodes:
+        stage = node.pipeline_node
+        name = stage.node_info.id
+
+        def launch(stage: Any = stage, name: str = name) -> tuple[bool, dict[str, Path]]:
+            """Runs one stage; returns whether its earlier result was reused, and its output folders."""
+            info = launcher.Launcher(
+                pipeline_node=stage,
+                mlmd_connection=metadata.Metadata(connection),
+                pipeline_info=ir.pipeline_info,
+                pipeline_runtime_spec=ir.runtime_spec,
+                executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+            ).launch()
+            with metadata.Metadata(connection) as handle:
+                (execution,) = handle.store.get_executions_by_id([info.execution_id])
+                if not execution_lib.is_execution_successful(execution):
+                    raise IchError(f"stage {name} did not run: its inputs could not be resolved")
+                artifacts = execution_lib.get_output_artifacts(handle, info.execution_id)
+                cached = execution.last_known_state == metadata_store_pb2.Execution.CACHED
+            return cached, {key: Path(found[0].uri) for key, found in artifacts.items() if found}
+
+        yield name, launch
+
+
+@contextlib.contextmanager
+def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[str, Any]]:
+    """Times a stage and says one line about it; turns what it raises into one readable block."""
+    stage: dict[str, Any] = {"name": name}
+    stages.append(stage)
+    began = time.monotonic()
+    try:
+        yield stage
+    except IchError:
+        stage["state"] = "failed"
+        raise
+    except KeyboardInterrupt:
+        stage["state"] = "interrupted"
+        raise
+    except Exception as error:
+        stage["state"] = "failed"
+        traceback.print_exc()
+        cause = _root_cause(error)
+        if isinstance(cause, IchError):
+            raise cause from None
+        text = " ".join(str(cause).split())[:500]
+        raise IchError(f"stage {name} failed: {type(cause).__name__}: {text}\nthe whole story is in {log}") from None
+    else:
+        stage["state"] = "done"
+    finally:
+        stage["seconds"] = round(time.monotonic() - began, 2)
+        stage["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        cached = " (unchanged)" if stage.get("cached") else ""
+        note = f"  {stage['note']}" if stage.get("note") else ""
+        if stage.get("state") == "done":
+            say(f"  {name:<18}{stage['seconds']:8.1f} s{cached}{note}")
+        else:
+            say(f"  {name:<18}{stage['seconds']:8.1f} s  {stage.get('state', 'failed')}")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The first IchError in the chain of causes, else the innermost one."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        if isinstance(current, IchError):
+            return current
+        current = current.__cause__ or current.__context__
+    return seen[0]
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _note(name: str, outputs: dict[str, Path]) -> str:
+    """What a user wants to know of a stage besides its time."""
+    if name == "NiftiExampleGen":
+        summary = _read(outputs["examples"] / "cases.json")
+        slices = sum(counts["slices"] for counts in summary["splits"].values())
+        bad = summary["quarantined"]
+        text = f"{len(summary['cases'])} scans, {slices} slices"
+        return text + (f", {len(bad)} quarantined: {_short(bad)}" if bad else "")
+    if name == "DataGate":
+        findings = _read(outputs["report"] / "findings.json")
+        return f"{len(findings)} warning(s)" if findings else "the data holds the schema"
+    if name == "ServedModel":
+        note = _read(outputs["model"] / "baseline.json")
+        return f"version {note['version']}: {note['reason']}" if note["version"] else note["reason"]
+    if name == "Evaluator":
+        overall = _read(outputs["evaluation"] / "verdict.json")["overall"]
+        return f"test Dice {overall['patient_dice']:.3f} ± {overall['patient_dice_sd']:.3f}"
+    return ""
+
+
+def _short(quarantined: list[dict[str, str]]) -> str:
+    shown = ", ".join(f"{item['case_id']} ({item['code']})" for item in quarantined[:4])
+    return shown + (f" and {len(quarantined) - 4} more" if len(quarantined) > 4 else "")
+
+
+def _write_summary(
+    folders: Folders,
+    run: str,
+    config: Config,
+    data: Path,
+    stages: list[dict[str, Any]],
+    outcome: Outcome | None = None,
+) -> None:
+    from components.imaging.nifti import write_bytes
+
+    summary = {
+        "run": run,
+        "config": config.model_dump(mode="json"),
+        "data": str(data),
+        "stages": stages,
+        "exit_code": outcome.exit_code if outcome else FAILED,
+        "verdict": outcome.verdict if outcome else None,
+        "model": str(outcome.model) if outcome and outcome.model else None,
+    }
+    write_bytes(folders.runs / f"{run}.json", json.dumps(summary, indent=1).encode())

@@ -1,0 +1,141 @@
+"""The pipeline, from scans to a served model, as one graph for every runner. Read it from top to bottom."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tfx.v1 as tfx
+from tensorflow_data_validation import StatsOptions
+
+from components.data_gate.component import DataGate
+from components.evaluator.component import Evaluator
+from components.nifti_example_gen.component import NiftiExampleGen
+from components.pusher.component import Pusher
+from components.served_model.component import ServedModel
+from components.transform.preprocessing import CONFIG_KEY
+from pipeline.code_version import code_version
+from pipeline.config import Config
+from schema import features as f
+
+SCHEMA = Path(__file__).parents[1] / "schema" / "schema.pbtxt"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a pipeline reads and writes; every value may be a folder or a URI.
+
+    Attributes:
+        data: The data folder.
+        artifacts: TFX's pipeline root.
+        serving: The folder that TF Serving watches.
+        work: Checkpoints and TensorBoard logs.
+        metadata: Options of the metadata store's connection; None where the runner brings its own.
+    """
+
+    data: str
+    artifacts: str
+    serving: str
+    work: str
+    metadata: Path | None = None
+
+
+def create_pipeline(config: Config, places: Places, *, serving_state: str = "") -> tfx.dsl.Pipeline:
+    """Builds the graph.
+
+    Args:
+        config: The configuration.
+        places: Where to read and write.
+        serving_state: What is in service as the pipeline starts; another value makes the gate look anew.
+    """
+    # 1. Scans and masks become slice examples, split by patient.
+    example_gen = NiftiExampleGen(
+        places.data,
+        config=config.subset("data", "grid", "splits"),
+        code_version=code_version("imaging", "nifti_example_gen", "schema"),
+    )
+
+    # 2. Statistics of the scalars are held against the curated schema; the gate stops the run on errors.
+    statistics = tfx.components.StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        stats_options=StatsOptions(feature_allowlist=list(f.STATISTICS_FEATURES), num_values_histogram_buckets=3),
+    )
+    schema = tfx.components.ImportSchemaGen(schema_file=str(SCHEMA))
+    validator = tfx.components.ExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    )
+    data_gate = DataGate(anomalies=validator.outputs["anomalies"], code_version=code_version("data_gate"))
+
+    # 3. HU windows, in the graph: no pass over the data, no second copy of the images.
+    transform = tfx.components.Transform(
+        examples=example_gen.outputs["examples"],
+        schema=schema.outputs["schema"],
+        preprocessing_fn="components.transform.preprocessing.preprocessing_fn",
+        custom_config={
+            CONFIG_KEY: config.subset("grid", "windows", "normalisation"),
+            "code_version": code_version("transform", "schema"),
+        },
+        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=[]),
+        materialize=False,
+        disable_statistics=True,
+    )
+    transform.add_upstream_node(data_gate)
+
+    # 4. The network.
+    trainer = tfx.components.Trainer(
+        run_fn="components.trainer.run_fn.run_fn",
+        examples=example_gen.outputs["examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema.outputs["schema"],
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["val"]),
+        custom_config={
+            CONFIG_KEY: config.subset(
+                "grid", "windows", "normalisation", "network", "training", "postprocess", "output"
+            ),
+            "config_fingerprint": config.fingerprint(),
+            "model_name": config.output.model_name,
+            "work_dir": places.work,
+            "code_version": code_version("imaging", "transform", "trainer", "schema", "serving"),
+        },
+    )
+
+    # 5. The gate: per patient, on the native grid, against the model in service.
+    served = ServedModel(
+        folder=places.serving,
+        grid=config.subset("grid"),
+        state=serving_state,
+        code_version=code_version("served_model"),
+    )
+    evaluator = Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=served.outputs["model"],
+        schema=schema.outputs["schema"],
+        gate=json.loads(config.subset("gate"))["gate"],
+        code_version=code_version("evaluator", "imaging"),
+    )
+
+    # 6. Only a blessed model goes into service.
+    pusher = Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        folder=places.serving,
+        code_version=code_version("pusher"),
+    )
+
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=places.artifacts,
+        components=[
+            example_gen, statistics, schema, validator, data_gate, transform, trainer, served, evaluator, pusher
+        ],
+        enable_cache=True,
+        metadata_connection_config=(
+            tfx.orchestration.metadata.sqlite_metadata_connection_config(str(places.metadata))
+            if places.metadata
+            else None
+        ),
+        beam_pipeline_args=config.beam.pipeline_args(),
+    )
