@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from components.imaging.phantom.lattice import Float
 
-Size = Literal["small", "full"]
+Size = Literal["tiny", "small", "full"]
 T = TypeVar("T")
 Affine = npt.NDArray[np.float64]
 
@@ -122,11 +122,15 @@ def rotation(x_deg: float, y_deg: float, z_deg: float) -> npt.NDArray[np.float64
 
 
 def draw_acquisition(rng: np.random.Generator, size: Size) -> Acquisition:
-    """Draw the scanner's settings: `small` for tests and the demo, `full` as a hospital stores it."""
+    """Draw the scanner's settings: `full` as a hospital stores it, `small` for the demo, `tiny` for tests."""
     if size == "full":
         matrix = int(rng.choice((512, 512, 512, 480, 448)))
         field_mm = rng.uniform(205, 256)
         thick = float(rng.choice((5.0, 5.0, 5.0, 4.5, 4.0, 3.0)))
+    elif size == "tiny":
+        matrix = int(rng.choice((104, 112, 128)))
+        field_mm = rng.uniform(210, 240)
+        thick = float(rng.choice((8.0, 10.0)))
     else:
         matrix = int(rng.choice((192, 192, 208, 224, 256)))
         field_mm = rng.uniform(205, 250)
@@ -149,7 +153,7 @@ def draw_acquisition(rng: np.random.Generator, size: Size) -> Acquisition:
         pose_deg=(-pitch, float(rng.normal(0, 3.5)), float(rng.normal(0, 5))),
         centre=tuple(float(round(v, 3)) for v in rng.uniform((-8, -20, -60), (8, 20, 60))),  # type: ignore[arg-type]
         look_at=(float(rng.normal(0, 4)), float(rng.normal(-2, 4)), float(bottom + covered / 2)),
-        samples=3 if thick <= 4 else 5,
+        samples=3 if thick <= 4 or size == "tiny" else 5,
         blur_mm=float(rng.uniform(0.45, 0.65)),
         noise_hu=float(np.clip(rng.uniform(3.2, 5.0) * np.sqrt(5 / thick), 3.0, 6.5)),
         kernel=float(rng.uniform(0.30, 0.40)),
@@ -195,13 +199,25 @@ def finish(
     coarse = max(1, round(4 / px))
     small = ndimage.uniform_filter(dense, (coarse, coarse, 0))[::coarse, ::coarse]
     halo = ndimage.gaussian_filter(small, (12 / (px * coarse), 12 / (py * coarse), 0.6))
-    shade = ndimage.zoom(halo, (hu.shape[0] / halo.shape[0], hu.shape[1] / halo.shape[1], 1), order=1)
+    shade = _stretch(_stretch(halo, 0, hu.shape[0]), 1, hu.shape[1])
     out += np.where(inside, acquisition.shading_hu * np.clip(shade / 350 - 0.4, -0.5, 2.0), 0)
     # More photons are lost where there is more bone around.
     strength = acquisition.noise_hu * np.where(inside, 0.85 + 0.25 * np.clip(shade / 350, 0, 2), 0.8)
     out += strength * ct_noise(hu.shape, acquisition.spacing[:2], acquisition.kernel, rng)
     np.clip(out, HU_MIN, HU_MAX, out=out)
     return np.rint(out).astype(np.int16)
+
+
+def _stretch(values: Float, axis: int, size: int) -> Float:
+    """Linear interpolation along one axis to `size` samples over the same extent."""
+    old = values.shape[axis]
+    at = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)
+    low = np.minimum(at.astype(int), max(old - 2, 0))
+    shape = [1] * values.ndim
+    shape[axis] = size
+    part = (at - low).astype(np.float32).reshape(shape)
+    first = values.take(low, axis)
+    return first + (values.take(np.minimum(low + 1, old - 1), axis) - first) * part
 
 
 def ct_noise(shape: tuple[int, ...], pixel: tuple[float, float], cutoff: float, rng: np.random.Generator) -> Float:

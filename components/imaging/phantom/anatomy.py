@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.imaging.phantom.lattice import SLOPE_PER_MM, Float, noise
+from components.imaging.phantom.lattice import SLOPE_PER_MM, Float, noise, waves
 
 Bool = npt.NDArray[np.bool_]
 
@@ -49,6 +49,7 @@ class Head:
     squareness: float
     side_bias: float
     skull: float
+    frontal: float
     scalp: float
     atrophy: float
     ventricles: float
@@ -94,15 +95,16 @@ def draw_head(rng: np.random.Generator) -> Head:
         squareness=float(rng.uniform(2.15, 2.55)),
         side_bias=float(rng.normal(0, 0.015)),
         skull=float(rng.uniform(5.0, 8.0)),
+        frontal=float(rng.uniform(1.0, 9.0)),
         scalp=float(rng.uniform(4.5, 8.0)),
         atrophy=atrophy,
         ventricles=float(0.75 + 0.65 * atrophy + rng.normal(0, 0.08)),
         ventricle_bias=float(rng.normal(0, 0.08)),
-        white=float(rng.normal(27.0, 1.2)),
-        grey=float(rng.normal(36.5, 1.0)),
+        white=float(rng.normal(28.5, 1.2)),
+        grey=float(rng.normal(37.5, 1.0)),
         csf=float(rng.uniform(4.0, 9.0)),
         leukoaraiosis=float(max(0.0, atrophy - 0.4) * rng.uniform(0, 14)),
-        table_hu=float(rng.uniform(1150, 1550)),
+        table_hu=float(rng.uniform(1350, 1800)),
         blobs=_draw_calcifications(rng, atrophy),
         offset=rng.uniform(0, 150, 3),
     )
@@ -128,6 +130,11 @@ def _draw_calcifications(rng: np.random.Generator, atrophy: float) -> tuple[Blob
         hu = rng.uniform(50, 110)
         for side in (-1, 1):
             blobs.append(Blob((side * 19.0, 2.0, 0.0), (3.0, 5.0, 3.5), hu))
+    for _ in range(rng.poisson(0.5 * atrophy)):
+        # Lacunes and, rarely, an old infarct: dark, and no blood either.
+        r = rng.uniform(12, 20) if rng.random() < 0.15 else rng.uniform(2, 5)
+        centre = (rng.choice((-1, 1)) * rng.uniform(16, 34), rng.uniform(-40, 25), rng.uniform(0, 24))
+        blobs.append(Blob(centre, (r, 1.2 * r, r), rng.uniform(8, 18)))
     return tuple(blobs)
 
 
@@ -146,7 +153,7 @@ def shell(head: Head, x: Float, y: Float, z: Float) -> Shell:
     rho = np.sqrt(plane + np.square(w) + np.float32(1e-6))
     slope = np.sqrt(np.square(u / ax) + np.square(v / ay) + np.square(w / az) + np.float32(1e-9)) / rho
     d = (rho - 1) / slope
-    d += 1.2 * noise(x, y, z, head.shifted(1), 0.33)
+    d += 0.9 * waves(x, y, z, head.shifted(1), 85)
 
     a = np.abs(x)
     ridge = -10 - 0.62 * np.maximum(a - 15, 0)
@@ -157,20 +164,23 @@ def shell(head: Head, x: Float, y: Float, z: Float) -> Shell:
     is_ahead = _step((y - 30 + 0.004 * np.square(a)) / 2.5)
     floor = behind + (middle - behind) * is_middle
     floor += (ahead - floor) * is_ahead
-    petrous = np.exp(-np.square((y - ridge + 2) / 7)) * _step((a - 13) / 3)
+    petrous = np.exp(-np.square((y - ridge + 2) / 7)) * _step((a - 13) / 3) * _step((60 - a) / 5)
     floor += 9 * petrous
     below = (floor - z) * np.float32(0.85)
     cavity = 0.5 * (d + below + np.sqrt(np.square(d - below) + 9))
 
-    t = np.float32(head.skull) * (1 + 0.16 * noise(x, y, z, head.shifted(2), 0.4))
+    t = np.float32(head.skull) * (1 + 0.13 * waves(x, y, z, head.shifted(2), 60))
     t += 5 * np.exp(-np.square(x / 11) - np.square((y + head.back) / 20) - np.square((z + 12) / 13))
-    t += 8 * np.exp(-np.square(x / 18) - np.square((y - head.front) / 16) - np.square((z + 4) / 14))
-    t += 13 * petrous * _step((-12 - z) / 4)
+    t += head.frontal * np.exp(-np.square(x / 18) - np.square((y - head.front) / 16) - np.square((z + 4) / 14))
     # The squama of the temporal bone is thin.
     t *= 1 - 0.35 * np.exp(-np.square((y - 5) / 30) - np.square((z + 8) / 18)) * _step((a - 45) / 5)
 
     temple = 5 * np.exp(-np.square((y - 22) / 26) - np.square((z + 12) / 26)) * _step((a - 35) / 6)
     skin = d - t - np.float32(head.scalp) - temple
+    # The floor is thin over orbits and middle fossa, thick at the clivus and in the pyramids.
+    at_floor = _step((below - d) / 3)
+    base = 2.6 + 9 * np.exp(-np.square(x / 13)) * _step((10 - y) / 4) * _step((y + 45) / 5)
+    t += (base - t) * at_floor + 13 * petrous * _step((-12 - z) / 4)
     face = _ellipsoid(x, y, z, (0, 30, -62), (61, 66, 66))
     nose = _ellipsoid(x, y, z, (0, 92, -50), (11, 17, 22))
     neck = _ellipsoid(x, y, z, (0, -34, -104), (64, 60, 82))
@@ -190,7 +200,7 @@ def tissues(head: Head, x: Float, y: Float, z: Float, outline: Shell, inner: tup
     kind = np.full(x.shape, Tissue.SOFT, np.uint8)
     hu = np.full(x.shape, -90, np.float32)
     inside = outline.cavity < 0
-    bone = ~inside & (outline.cavity < outline.thickness)
+    bone = ~inside & (outline.cavity < outline.thickness) & (outline.skin < -2.5)
     outside = ~inside & ~bone
     _soft_tissue(head, x, y, z, outline, outside, kind, hu)
     _skull(head, x, y, z, outline, bone, kind, hu)
@@ -216,7 +226,7 @@ def _skull(
     wave = 1.6 * fine
     coronal = np.abs(y - (28 - 0.25 * (60 - z)) + wave)
     sagittal = np.where((y < 22) & (y > -62), np.abs(x + wave), 99)
-    lambdoid = np.where(y < -40, np.abs(np.abs(x) - 1.05 * (z - 18 + 0.3 * (y + 80)) * -1 + wave), 99)
+    lambdoid = np.where(y < -40, np.abs(np.abs(x) - 1.05 * (45 - z) + wave), 99)
     suture = np.minimum(np.minimum(np.where(z > 0, coronal, 99), np.where(z > 30, sagittal, 99)), lambdoid)
     value -= (value - 250) * 0.8 * (suture < 0.9)
     a = np.abs(x)
@@ -240,7 +250,8 @@ def _soft_tissue(
     a = np.abs(x)
     coarse = noise(x, y, z, head.shifted(4), 1.3)
     value = np.full(x.shape, -92, np.float32) + 8 * coarse
-    temporal = (a > 38) & (y > -22) & (y < 50) & (z < 30) & (z > -60) & (gap > 0.8) & (gap < 6.5)
+    belly = 7.5 * (1 - np.square((y - 18) / 36) - np.square(np.maximum(z + 14, 0) / 42)) + coarse
+    temporal = (a > 38) & (z > -60) & (gap > 0.8) & (gap < belly)
     galea = (gap < 1.2) & (z > -30)
     value[temporal | galea] = 48
     below = z < np.where(y > 20, -22, -34)
@@ -275,7 +286,7 @@ def _soft_tissue(
     value[canal & (cord < 1.9)] = 900
     value[canal & (cord < 1)] = 8
     value[canal & (cord < 0.3)] = 32
-    value[depth < 1.7] = 20
+    value[depth < 1.9] = 50
     hu[index] = value
     kind[index] = np.where(value < -300, np.uint8(Tissue.AIR), np.uint8(Tissue.SOFT))
 
@@ -284,7 +295,7 @@ def _brain(head: Head, x: Float, y: Float, z: Float, depth: Float) -> Tissues:
     """Everything inside the dura. `depth` is the distance from the inner table, mm."""
     wide = np.float32(head.atrophy)
     low = noise(x, y, z, head.shifted(6), 0.5)
-    a = np.abs(x + 1.3 * low)
+    a = np.abs(x + 0.8 * low)
 
     # The falx reaches down to the corpus callosum; the tentorium is a tent over the posterior fossa.
     above_callosum = np.square((y + 4) / 44) + np.square((z - 4) / 29) > 1
@@ -302,7 +313,7 @@ def _brain(head: Head, x: Float, y: Float, z: Float, depth: Float) -> Tissues:
     wall = np.abs(folds) * np.float32(1 / SLOPE_PER_MM)
     reach = 13 + 4 * low + 5 * wide
     front = 1 + 0.35 * np.clip(y / 60, -0.5, 1)
-    opening = (0.35 + 1.25 * wide) * front * (1 - surface / reach)
+    opening = (0.7 + 2.2 * wide) * front * (1 - surface / reach) + 0.25 * low
     ribbon = 3.0 + 0.4 * low
     supra = ~infra
     deep_enough = surface < reach
@@ -317,9 +328,9 @@ def _brain(head: Head, x: Float, y: Float, z: Float, depth: Float) -> Tissues:
     # Sylvian fissure: an opening on the side that leads to the cleft over the insula.
     side = (a > 33) & (y < 34) & (y > -32)
     sylvian = side & (np.abs(z - 3 + 0.38 * (y - 8) + 1.5 * low) < 0.9 + 1.6 * wide) & (a > 39)
-    insula = side & (np.abs(a - 38 + 0.006 * np.square(y - 4)) < 0.6 + 1.5 * wide) & (np.abs(z - 4) < 14) & (y > -20)
-    insula &= y < 26
-    grey_insula = side & (np.abs(a - 38 + 0.006 * np.square(y - 4)) < 5) & (np.abs(z - 4) < 16) & ~insula & (y > -22)
+    cleft = a - 38 + 0.006 * np.square(y - 4) + 1.8 * folds
+    insula = side & (np.abs(cleft) < 0.3 + 1.6 * wide) & (np.abs(z - 4) < 14) & (y > -20) & (y < 26)
+    grey_insula = side & (np.abs(cleft) < 4) & (np.abs(z - 4) < 16) & ~insula & (y > -22)
     hu[grey_insula & (y < 28)] = head.grey
     csf |= sylvian | insula
 
@@ -366,14 +377,18 @@ def _posterior_fossa(
     value = np.where(is_infra, np.where((depth < 13) & (folia > -0.4), head.grey, head.white + 3), value)
     wet |= is_infra & ((depth < 0.8 + wide) | ((depth < 7 + 4 * wide) & (np.abs(folia) < 0.05 + 0.14 * wide)))
     stem_y = -20 - 0.12 * (z + 25)
-    stem = np.sqrt(np.square(x / 15.5) + np.square((y - stem_y) / 12.5))
-    level = (z < 2) & (z > -70)
-    ring = level & (stem > 1) & (stem < 1.16 + 0.16 * wide) & ((y > stem_y - 4) | (z > -14))
+    # Pons below, the slimmer midbrain above.
+    slim = 1 - 0.16 * _step((z + 14) / 5)
+    stem = np.sqrt(np.square(x / 15.5) + np.square((y - stem_y) / 12.5)) / slim
+    level = (z < -3) & (z > -70)
+    rough = noise(x, y, z, head.shifted(11), 0.8)
+    rim = 0.98 + 0.2 * wide + 0.16 * rough
+    ring = level & (stem > 1) & (stem < rim) & ((y > stem_y - 4) | (z > -14))
     prepontine = level & (stem > 1) & (y > stem_y) & (a < 11) & (y < 2) & (z < -14)
     quadrigeminal = (_ellipsoid(x, y, z, (0, -36, 1), (10 + 4 * wide, 3.5 + 3 * wide, 6)) < 0) & (stem > 1)
     # The suprasellar star: the sum of cosines gives it five points.
     angle = np.arctan2(x, y - 4)
-    star = np.hypot(x, y - 4) - (9 + 3 * wide + 4.5 * np.cos(5 * angle + np.float32(np.pi)))
+    star = np.hypot(x, y - 4) - (8 + 3 * wide + 3.5 * np.cos(5 * angle + np.float32(np.pi)) + 1.8 * rough)
     suprasellar = (np.abs(z + 13) < 5.5) & (star < 0) & (stem > 1.02)
     magna = is_infra & (_ellipsoid(x, y, z, (0, -66, -50), (9, 9, 12 + 6 * wide)) < 0)
     cistern = ring | prepontine | quadrigeminal | suprasellar | magna
@@ -429,7 +444,8 @@ def _paint_blob(head: Head, blob: Blob, x: Float, y: Float, z: Float, hu: Float)
         np.square((value - centre) / axis)
         for value, centre, axis in zip((x, y, z), blob.centre, blob.axes, strict=True)
     )
-    hit = index[rho < 1 + 0.3 * noise(x, y, z, head.shifted(10), 3.0)]
+    grain = float(np.clip(9 / np.mean(blob.axes), 0.6, 3.0))
+    hit = index[rho < 1 + 0.3 * noise(x, y, z, head.shifted(10), grain)]
     hu[hit] = blob.hu
 
 

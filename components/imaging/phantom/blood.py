@@ -107,7 +107,7 @@ def _draw_clot(rng: np.random.Generator, kind: Kind, side: int, limits: tuple[fl
     elif kind == "intraventricular":
         centre = _jittered(rng, (side * 11, 0, 15), 3.0)
     elif kind == "subdural":
-        thickness = float(np.clip(3.5 + 0.11 * volume + rng.normal(0, 0.7), 3.5, 15))
+        thickness = float(np.clip(4.5 + 0.11 * volume + rng.normal(0, 0.7), 4.0, 15))
         reach = np.sqrt(1000 * volume / (0.55 * thickness) / (np.pi * 72**2 * 0.6))
         extent = (float(min(reach, 1.45)), float(min(0.6 * reach, 0.95)))
         centre = (rng.uniform(-0.35, 0.45), rng.uniform(0.1, 0.5), 0.0)
@@ -217,7 +217,7 @@ def _parenchymal(clot: Clot, x: Float, y: Float, z: Float, outline: Shell, kind:
     x, y, z = x[index], y[index], z[index]
     # Lobes on the scale of the clot and a finer fringe.
     scale = float(np.clip(9 / clot.radius, 0.5, 2.0))
-    rough = 0.13 * noise(x, y, z, clot.offset, scale) + 0.05 * noise(x, y, z, clot.offset[::-1], 2.2 * scale)
+    rough = 0.17 * noise(x, y, z, clot.offset, scale) + 0.06 * noise(x, y, z, clot.offset[::-1], 2.2 * scale)
     level[index] = rho * (1 + rough)
     return level
 
@@ -236,6 +236,8 @@ def _extra_axial(clot: Clot, x: Float, y: Float, z: Float, outline: Shell, kind:
     """Depth under the inner table over the local thickness: a crescent (subdural) or a lens (epidural)."""
     level = np.full(x.shape, np.inf, np.float32)
     depth = -outline.cavity
+    # The dura lies between the bone and either clot's outer face, or on it.
+    depth = depth - np.float32(0.7)
     index = np.flatnonzero((depth > 0) & (depth < 2.2 * clot.thickness + 4) & (x * clot.side > 1.5) & (z > -34))
     x, y, z, depth = x[index], y[index], z[index], depth[index]
     profile, _ = _patch(clot, x, y, z)

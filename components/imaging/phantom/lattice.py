@@ -32,6 +32,20 @@ def _block() -> Float:
     return np.ascontiguousarray(block.ravel())
 
 
+# Directions of the slow waves; no two are alike, so that the sum does not repeat within a head.
+_WAVES = ((0.62, 0.71, -0.33), (-0.55, 0.48, 0.68), (0.21, -0.80, 0.56))
+
+
+def waves(x: Float, y: Float, z: Float, offset: npt.NDArray[np.float64], wavelength_mm: float) -> Float:
+    """A smooth undulation of zero mean and unit variance: for shapes far larger than the block's grain."""
+    total = np.zeros(x.shape, np.float32)
+    for number, (a, b, c) in enumerate(_WAVES):
+        k = 2 * np.pi / wavelength_mm * (1 + 0.23 * number)
+        phase = k * (a * offset[0] + b * offset[1] + c * offset[2]) * 3 + 2 * number
+        total += np.sin(x * np.float32(k * a) + y * np.float32(k * b) + (z * np.float32(k * c) + np.float32(phase)))
+    return total * np.float32(np.sqrt(2 / len(_WAVES)))
+
+
 def noise(x: Float, y: Float, z: Float, offset: npt.NDArray[np.float64], scale: float = 1.0) -> Float:
     """Look up the block at points in mm.
 

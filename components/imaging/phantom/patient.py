@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from components.imaging.phantom.lattice import Float, noise
 
 # Points worked on at once: what keeps the temporaries in the cache.
 _CHUNK = 120_000
+_BONE_LIKE_HU = 150.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Phantom:
 
     Attributes:
         hu: int16 HU in storage order, values in [-1024, 3071].
-        mask: uint8, 1 where at least half of the voxel is blood; shape of `hu`.
+        mask: uint8, 1 where at least half of the voxel is blood and its mean is not that of bone
+            (150 HU or more); shape of `hu`.
         affine: Voxel index of `hu` to world, RAS mm, shape (4, 4).
         kinds: Kinds of blood in the mask.
         volumes_ml: Volume of each of `kinds` in the mask, ml; together they are the mask's volume.
@@ -64,7 +67,7 @@ def generate_patient(
     Args:
         seed: Seed of the cohort, at least 0.
         index: Number of the patient, at least 0; patients do not depend on each other.
-        size: "small" (about 192x192x20, 1 s) or "full" (about 512x512x28).
+        size: "tiny" (about 112x112x14), "small" (about 208x208x20, 1 s) or "full" (about 512x512x28).
         kinds: Kinds of blood instead of the drawn ones; empty for a head without blood.
         volume_ml: Log-uniform range of each clot's volume instead of the usual spread.
         sheared: Write a tilted gantry's affine as it is, with slices offset against each other.
@@ -86,7 +89,7 @@ def generate_patient(
         settings = replace(settings, sheared=True, tilt_deg=tilt)
     hu, share, inside = _expose(head, clots, settings)
     image = scanner.finish(hu, inside, settings, noise_rng)
-    mask, volumes = _truth(clots, share, settings)
+    mask, volumes = _truth(clots, share, hu, settings)
     to_storage = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(settings.codes)
     )
@@ -107,8 +110,8 @@ def generate_patient(
 def _check(seed: int, index: int, size: str, kinds: Sequence[str] | None) -> None:
     if seed < 0 or index < 0:
         raise UsageError(f"phantom: seed {seed} and index {index} must not be negative; give whole numbers from 0")
-    if size not in ("small", "full"):
-        raise UsageError(f"phantom: size {size!r} is unknown; use 'small' or 'full'")
+    if size not in get_args(Size):
+        raise UsageError(f"phantom: size {size!r} is unknown; use one of {', '.join(get_args(Size))}")
     unknown = set(kinds or ()) - set(KINDS)
     if unknown:
         raise UsageError(f"phantom: unknown kind of blood {sorted(unknown)}; use some of {', '.join(KINDS)}")
@@ -141,7 +144,8 @@ def _expose(head: Head, clots: Sequence[Clot], settings: Acquisition) -> tuple[F
             hit = np.flatnonzero(values < level)
             x, y, z = (axis[hit] for axis in part.position)
             rough = noise(x, y, z, clot.offset, 1.6)
-            hu[hit] = clot.hu + clot.texture_hu * rough
+            # Calcifications stay what they are inside a clot.
+            hu[hit] = np.where(hu[hit] > 95, hu[hit], clot.hu + clot.texture_hu * rough)
             owner[hit] = c
         # One sub-position meets a voxel at most once, so plain indexing adds up correctly.
         total[part.voxel] += hu
@@ -179,7 +183,9 @@ def _points_in_head(
         x, y, z = ((plane[a][:, :, None] + shift[a]).ravel() for a in range(3))
         # A box around any head, so that the distances are worked out for few points of air.
         near = np.flatnonzero((np.abs(x) < 92) & (np.abs(y - 3) < 116) & (z < 98))
-        near = near[np.square(x[near] / 92) + np.square((y[near] - 4) / 114) < 1]
+        # Above the ears an ellipsoid does, below them its outline.
+        high = np.maximum(z[near] - 10, 0) / 90
+        near = near[np.square(x[near] / 92) + np.square((y[near] - 4) / 114) + np.square(high) < 1]
         x, y, z = x[near], y[near], z[near]
         outline = shell(head, x, y, z)
         skin = np.flatnonzero(outline.skin < 0)
@@ -216,14 +222,15 @@ def _level(fields: Sequence[Float], count: float) -> float:
 
 
 def _truth(
-    clots: Sequence[Clot], share: Float, settings: Acquisition
+    clots: Sequence[Clot], share: Float, hu: Float, settings: Acquisition
 ) -> tuple[npt.NDArray[np.uint8], dict[Kind, float]]:
     """Voxels at least half blood, and the volume of each kind where it is the voxel's main one."""
     mask = np.zeros(settings.shape, np.uint8)
     volumes: dict[Kind, float] = {}
     if not clots:
         return mask, volumes
-    blood = share.sum(axis=0) >= 0.5 - 1e-4
+    # A voxel that shares its blood with bone looks like bone: nobody outlines it.
+    blood = (share.sum(axis=0) >= 0.5 - 1e-4) & (hu < _BONE_LIKE_HU)
     mask[blood] = 1
     main = share.argmax(axis=0)
     for c, clot in enumerate(clots):
