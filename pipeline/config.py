@@ -134,11 +134,15 @@ class NetworkConfig(Section):
     """The 2D U-Net."""
 
     block: Literal["plain", "residual"] = "plain"
-    base_filters: int = Field(16, ge=2, le=256, description="filters at full resolution, doubled at each level")
+    base_filters: int = Field(24, ge=2, le=256, description="filters of the first level, doubled at each level")
     max_filters: int = Field(320, ge=2, le=2048)
     depth: int = Field(4, ge=1, le=7, description="number of times the grid is halved")
     norm: Literal["batch", "instance", "group"] = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)
+    stem_stride: Literal[1, 2] = Field(
+        2, description="2: the first level works at half the resolution (four times faster), 1: a classical U-Net"
+    )
+    decoder_convolutions: int = Field(1, ge=1, le=4, description="convolutions of each block on the way up")
 
 
 class AugmentConfig(Section):
@@ -148,8 +152,8 @@ class AugmentConfig(Section):
     rotate_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
     shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")
-    intensity: float = Field(0.1, ge=0, lt=1, description="gain and offset of the windowed channels")
-    noise: float = Field(0.02, ge=0, lt=1, description="standard deviation of added noise")
+    intensity: float = Field(0.1, ge=0, lt=1, description="range of gain and offset, for the narrowest window")
+    noise: float = Field(0.02, ge=0, lt=1, description="standard deviation of noise in the narrowest window")
 
 
 class TrainingConfig(Section):
@@ -164,12 +168,15 @@ class TrainingConfig(Section):
     warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
     dice_weight: float = Field(1.0, ge=0)
     cross_entropy_weight: float = Field(1.0, ge=0)
-    lesion_fraction: Fraction = Field(0.5, description="share of slices with lesion in what is drawn")
-    patience: Positive = Field(8, description="epochs without a better val Dice before training stops")
+    lesion_fraction: Fraction = Field(
+        0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
+    )
+    patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
     max_minutes: float | None = Field(None, gt=0, description="stop, validate and keep the best after so long")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     seed: int = Field(0, ge=0)
+    deterministic: bool = Field(True, description="bit-equal repeats on a GPU too, at some cost in speed there")
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")
