@@ -15,7 +15,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Volume in ml: median, spread of its logarithm, smallest, largest.
 VOLUMES_ML: dict[Kind, tuple[float, float, float, float]] = {
-    "intraparenchymal": (16.0, 1.2, 0.2, 100.0),
+    "intraparenchymal": (16.0, 1.2, 0.35, 100.0),
     "intraventricular": (8.0, 0.9, 0.3, 40.0),
     "subarachnoid": (10.0, 0.8, 1.0, 40.0),
     "subdural": (30.0, 0.9, 1.0, 100.0),
@@ -38,10 +38,10 @@ CASE_MIX: tuple[tuple[Kind, ...], ...] = (
 
 # Intraparenchymal sites: weight, centre in mm (x is mirrored at random), spread, largest plausible volume in ml.
 _SITES: tuple[tuple[float, tuple[float, float, float], float, float], ...] = (
-    (0.40, (27, 0, 4), 3.0, 100),
+    (0.40, (27, 0, 4), 3.0, np.inf),
     (0.18, (13, -15, 8), 2.0, 25),
-    (0.12, (30, 38, 28), 6.0, 100),
-    (0.12, (38, -35, 28), 6.0, 100),
+    (0.12, (30, 38, 28), 6.0, np.inf),
+    (0.12, (38, -35, 28), 6.0, np.inf),
     (0.08, (46, 0, -18), 4.0, 60),
     (0.07, (22, -58, -30), 4.0, 30),
     (0.03, (3, -19, -26), 1.0, 8),

@@ -73,9 +73,9 @@ def generate_patient(
         sheared: Write a tilted gantry's affine as it is, with slices offset against each other.
 
     Raises:
-        UsageError: A negative seed or index, an unknown size or kind.
+        UsageError: A negative seed or index, an unknown size or kind, a range of volumes that is none.
     """
-    _check(seed, index, size, kinds)
+    _check(seed, index, size, kinds, volume_ml)
     head_rng, clot_rng, scan_rng, noise_rng = (np.random.default_rng((seed, index, stream)) for stream in range(4))
     wanted = kinds_of(seed, index) if kinds is None else tuple(kinds)
     clots = draw_clots(clot_rng, wanted, volume_ml)
@@ -107,11 +107,15 @@ def generate_patient(
     )
 
 
-def _check(seed: int, index: int, size: str, kinds: Sequence[str] | None) -> None:
+def _check(
+    seed: int, index: int, size: str, kinds: Sequence[str] | None, volume_ml: tuple[float, float] | None
+) -> None:
     if seed < 0 or index < 0:
         raise UsageError(f"phantom: seed {seed} and index {index} must not be negative; give whole numbers from 0")
     if size not in get_args(Size):
         raise UsageError(f"phantom: size {size!r} is unknown; use one of {', '.join(get_args(Size))}")
+    if volume_ml is not None and not 0 < volume_ml[0] <= volume_ml[1] < np.inf:
+        raise UsageError(f"phantom: volume range {volume_ml} ml is no range; give two numbers, 0 < low <= high")
     unknown = set(kinds or ()) - set(KINDS)
     if unknown:
         raise UsageError(f"phantom: unknown kind of blood {sorted(unknown)}; use some of {', '.join(KINDS)}")
