@@ -20,6 +20,10 @@ from components.imaging.errors import ScanError
 MAX_VOXELS = 512 * 1024 * 1024
 _HEADER_BYTES = 348
 _SUPPORTED_KINDS = "iuf"
+_UNREADABLE: Any = (
+    gzip.BadGzipFile, isal_zlib.error, HeaderDataError, OSError, ValueError, KeyError, OverflowError,
+)  # fmt: skip
+_FREE_TEXT = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,12 @@ def _open(path: Path, max_voxels: int) -> tuple[nib.nifti1.Nifti1Header, memoryv
                 kind = nib.nifti2.Nifti2Header
             else:
                 raise ScanError("not-nifti", f"{path}: not a NIfTI file; convert it, for example with dcm2niix")
-            header_bytes = start + stream.read(kind.template_dtype.itemsize - 4)
+            length = kind.template_dtype.itemsize
+            header_bytes = start + stream.read(length - 4)
+            if len(header_bytes) < length:
+                raise ScanError("truncated", f"{path}: the file ends within its header; copy the file anew")
             header = kind.from_fileobj(io.BytesIO(header_bytes), check=False)
+            _mend(header)
             if not bytes(header["magic"]).startswith((b"n+1", b"n+2")):
                 raise ScanError("not-nifti", f"{path}: no single-file NIfTI (magic {bytes(header['magic'])!r})")
             shape = _shape(path, header, max_voxels)
@@ -103,8 +111,21 @@ def _open(path: Path, max_voxels: int) -> tuple[nib.nifti1.Nifti1Header, memoryv
         raise ScanError("missing-file", f"{path}: no such file") from None
     except EOFError:
         raise ScanError("truncated", f"{path}: the gzip stream ends early; copy the file anew") from None
-    except (gzip.BadGzipFile, isal_zlib.IsalError, HeaderDataError, OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ScanError("unreadable", f"{path}: cannot be read ({error}); copy or convert it anew") from None
+
+
+def _mend(header: nib.nifti1.Nifti1Header) -> None:
+    """Reads fields as the standard has it: pixdim 1 to 3 are distances, an unset handedness (qfac) means 1.
+
+    A code of an affine that the standard does not know means none, as in nibabel.
+    """
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in nib.nifti1.xform_codes.value_set():
+            header[name] = 0
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1
 
 
 def _truncated(path: Path, wanted: int, found: int) -> str:
@@ -127,9 +148,11 @@ def _shape(path: Path, header: nib.nifti1.Nifti1Header, max_voxels: int) -> tupl
 
 
 def _affine(path: Path, header: nib.nifti1.Nifti1Header) -> np.ndarray:
-    zooms = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    if not np.isfinite(affine).all() or not np.isfinite(zooms).all():
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (ValueError, HeaderDataError) as error:
+        raise ScanError("geometry", f"{path}: no usable affine ({error}); convert the scan anew") from None
+    if not np.isfinite(affine).all() or not np.isfinite(header["pixdim"][1:4]).all():
         raise ScanError("geometry", f"{path}: the affine holds NaN or infinity; convert the scan anew")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing < 1e-3).any() or (spacing > 100).any() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-2:
@@ -156,10 +179,11 @@ def _scaled(path: Path, raw: np.ndarray, header: nib.nifti1.Nifti1Header) -> np.
         if raw.dtype.kind in "iu":
             low, high = (int(raw.min()), int(raw.max())) if raw.size else (0, 0)
             return raw.astype(np.int16 if low >= -32768 and high <= 32767 else np.float32)
-    data = raw.astype(np.float32)
-    if (slope, intercept) != (1.0, 0.0):
-        data *= np.float32(slope)
-        data += np.float32(intercept)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below, with a reason
+        data = raw.astype(np.float32)
+        if (slope, intercept) != (1.0, 0.0):
+            data *= np.float32(slope)
+            data += np.float32(intercept)
     if not np.isfinite(data).all():
         raise ScanError("not-finite", f"{path}: holds NaN or infinite voxels; repair or convert the scan anew")
     return data
@@ -179,11 +203,12 @@ def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 1
+    for name in _FREE_TEXT:
+        if name in header:
+            header[name] = b""
     header["descrip"] = b"intracranial hemorrhage mask"
-    header["aux_file"] = b""
-    header["intent_name"] = b""
-    header["db_name"] = b""
     header.extensions.clear()
+    header.set_data_offset(0)  # right behind the header, wherever the scan's own voxels begin
     kind = nib.Nifti2Image if isinstance(header, nib.nifti2.Nifti2Header) else nib.Nifti1Image
     image = kind(mask.astype(np.uint8), None, header)  # no affine: the header keeps its own codes
     data = image.to_bytes()
