@@ -128,8 +128,8 @@ def _draw_clot(rng: np.random.Generator, kind: Kind, side: int, limits: tuple[fl
         axes=axes,
         extent=extent,
         thickness=thickness,
-        edema_mm=float(rng.uniform(2, 8)),
-        edema_hu=float(rng.uniform(5, 12)),
+        edema_mm=float(rng.uniform(3, 10)),
+        edema_hu=float(rng.uniform(7, 14)),
         layering=bool(rng.random() < 0.5),
         offset=rng.uniform(0, 150, 3),
     )
