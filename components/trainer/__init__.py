@@ -1,0 +1,1 @@
+"""The Trainer stage: the U-Net, what it learns from, how it is fitted and what is exported."""

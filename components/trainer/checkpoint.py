@@ -1,0 +1,105 @@
+"""The state of a training as one file, replaced in one go, so that a killed run finds a whole one."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+FILE_NAME = "state.npz"
+
+
+@dataclass
+class State:
+    """How far a training is, apart from its arrays.
+
+    Attributes:
+        epochs: Epochs done.
+        steps: Steps done.
+        minutes: Time spent so far, over all restarts.
+        best_dice: Best validation Dice; None before the first validation.
+        best_epoch: Epochs done when it was reached.
+        waited: Validations since then.
+        finished: Why training ended; empty while it goes on.
+        history: Figures of each epoch.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    minutes: float = 0.0
+    best_dice: float | None = None
+    best_epoch: int = 0
+    waited: int = 0
+    finished: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Checkpoint:
+    """Keeps the network, the optimizer, the best weights and the state in `<folder>/state.npz`.
+
+    Args:
+        folder: A folder or a URI; made if need be.
+        network: The network.
+        optimizer: Its optimizer, built.
+    """
+
+    def __init__(self, folder: str, network: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        self._folder = folder
+        self._path = f"{folder.rstrip('/')}/{FILE_NAME}"
+        self._variables = [*network.variables, *optimizer.variables]
+        self._network = network
+        self._best: list[np.ndarray] = []
+
+    def keep_best(self) -> None:
+        """Remembers the present weights as the best."""
+        self._best = self._network.get_weights()
+
+    def restore_best(self) -> None:
+        """Gives the network its best weights."""
+        if self._best:
+            self._network.set_weights(self._best)
+
+    def save(self, state: State) -> None:
+        """Writes everything."""
+        arrays = {f"variable{index}": np.asarray(value) for index, value in enumerate(self._variables)}
+        arrays |= {f"best{index}": value for index, value in enumerate(self._best)}
+        buffer = io.BytesIO()
+        np.savez(buffer, state=np.array(json.dumps(asdict(state))), **arrays)  # type: ignore[arg-type]
+        tf.io.gfile.makedirs(self._folder)
+        with tf.io.gfile.GFile(f"{self._path}.part", "wb") as file:
+            file.write(buffer.getvalue())
+        tf.io.gfile.rename(f"{self._path}.part", self._path, overwrite=True)
+
+    def load(self) -> State | None:
+        """Restores everything; None where there is nothing that fits."""
+        if not tf.io.gfile.exists(self._path):
+            return None
+        with tf.io.gfile.GFile(self._path, "rb") as file:
+            data = file.read()
+        try:
+            with np.load(io.BytesIO(data)) as arrays:
+                state = State(**json.loads(str(arrays["state"])))
+                values = [arrays[f"variable{index}"] for index in range(len(self._variables))]
+                best = [arrays[name] for name in sorted(filter(_is_best, arrays.files), key=_number)]
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        if any(tuple(value.shape) != tuple(mine.shape) for value, mine in zip(values, self._variables, strict=True)):
+            return None
+        for mine, value in zip(self._variables, values, strict=True):
+            mine.assign(value)
+        self._best = best
+        return state
+
+
+def _is_best(name: str) -> bool:
+    return name.startswith("best")
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("best"))

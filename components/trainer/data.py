@@ -1,0 +1,202 @@
+"""From shards of slice examples to batches, in a stream: memory does not grow with the cohort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from components.imaging.errors import UsageError
+from components.trainer.augment import augment, channel_sensitivity
+from schema import features as f
+
+SHUFFLE_BYTES = 64 * 1024 * 1024
+"""What the shuffle buffer may hold; shards are shuffled and interleaved before it."""
+
+INTERLEAVED_SHARDS = 8
+READ_BUFFER_BYTES = 1024 * 1024
+THREADS = 2
+PREFETCHED_BATCHES = 4
+TRAIN_FEATURES = (f.IMAGE, f.MASK, f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Slices of a split.
+
+    Attributes:
+        slices: All of them.
+        lesion: Those with lesion.
+    """
+
+    slices: int
+    lesion: int
+
+    def kept_share(self, lesion_fraction: float) -> float:
+        """The share of slices without lesion to draw so that `lesion_fraction` of what is drawn has lesion."""
+        empty = self.slices - self.lesion
+        if lesion_fraction == 0 or empty == 0:
+            return 1.0
+        return min(1.0, self.lesion * (1 - lesion_fraction) / lesion_fraction / empty)
+
+    def drawn(self, lesion_fraction: float) -> float:
+        """Slices that one balanced pass draws, on average."""
+        return self.lesion + (self.slices - self.lesion) * self.kept_share(lesion_fraction)
+
+
+def raw_spec(tft_output: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Parsing specification of some raw features, as the schema declares them."""
+    spec = tft_output.raw_feature_spec()
+    return {name: spec[name] for name in names}
+
+
+def list_shards(patterns: Sequence[str]) -> list[str]:
+    """The files that patterns match, sorted; files of the same name in several folders stay in the given order."""
+    return [path for pattern in patterns for path in sorted(tf.io.gfile.glob(pattern))]
+
+
+def read_records(shards: Sequence[str] | tf.Tensor) -> tf.data.Dataset:
+    """Serialised examples of GZIP TFRecord files, one file after another."""
+    return tf.data.TFRecordDataset(shards, compression_type="GZIP", buffer_size=READ_BUFFER_BYTES)
+
+
+def count_slices(shards: Sequence[str], tft_output: Any) -> Counts:
+    """Counts slices with and without lesion in one pass that looks at nothing else.
+
+    Args:
+        shards: TFRecord files.
+        tft_output: The Transform output, for the schema.
+
+    Raises:
+        UsageError: No slice, or none with lesion.
+    """
+    spec = raw_spec(tft_output, [f.LESION_PIXELS])
+    slices = lesion = 0
+    records = tf.data.Dataset.from_tensor_slices(list(shards)).interleave(
+        read_records, cycle_length=THREADS, num_parallel_calls=THREADS, deterministic=True
+    )
+    for batch in records.batch(64).prefetch(1):
+        pixels = tf.io.parse_example(batch, spec)[f.LESION_PIXELS].numpy()
+        slices += pixels.size
+        lesion += int((pixels > 0).sum())
+    if lesion == 0:
+        raise UsageError(
+            f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {len(shards)} shards; "
+            "check data.mask, data.lesion_labels and the splits"
+        )
+    return Counts(slices, lesion)
+
+
+def steps_per_epoch(counts: Counts, training: Mapping[str, Any]) -> int:
+    """Steps of one epoch: as configured, or one pass over the balanced slices."""
+    configured = training["steps_per_epoch"]
+    return int(configured or math.ceil(counts.drawn(training["lesion_fraction"]) / training["batch_size"]))
+
+
+def train_dataset(
+    shards: Sequence[str],
+    tft_output: Any,
+    config: Mapping[str, Any],
+    counts: Counts,
+    *,
+    first_epoch: int = 0,
+    steps: int | None = None,
+) -> tf.data.Dataset:
+    """An endless stream of training batches, epoch after epoch.
+
+    What an epoch holds depends on the seed and the epoch's number alone, so a training that is taken up again at
+    epoch n sees what it would have seen.
+
+    Args:
+        shards: TFRecord files of the training split.
+        tft_output: The Transform output.
+        config: The sections grid, windows and training.
+        counts: Slices in the shards.
+        first_epoch: Number of the epoch to begin with.
+        steps: Batches of an epoch; by default `steps_per_epoch`.
+
+    Returns:
+        Pairs of float32 (batch, size, size, channels) and (batch, size, size, 1).
+    """
+    training = config["training"]
+    steps = steps or steps_per_epoch(counts, training)
+    keep = counts.kept_share(training["lesion_fraction"])
+    epochs = tf.data.Dataset.counter(first_epoch)
+    records = epochs.flat_map(lambda epoch: _epoch(shards, tft_output, config, keep, epoch).take(steps))
+    batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(_options())
+
+
+def _epoch(
+    shards: Sequence[str], tft_output: Any, config: Mapping[str, Any], keep: float, epoch: tf.Tensor
+) -> tf.data.Dataset:
+    """Endless batches of serialised examples, each with a seed; passes are dealt anew until enough is drawn."""
+    training = config["training"]
+    side = config["grid"]["size"]
+    slice_bytes = side * side * (2 * (2 * config["grid"]["context_slices"] + 1) + 1)
+    buffer = max(training["batch_size"], SHUFFLE_BYTES // slice_bytes)
+    start = tf.stack([tf.constant(training["seed"], tf.int64), epoch])
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        key = _fold(start, number)
+        files = tf.data.Dataset.from_tensor_slices(list(shards)).shuffle(len(shards), seed=_scalar(key, 0))
+        records = files.interleave(
+            read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
+        )
+        if keep < 1:
+            records = records.enumerate().filter(_balanced(tft_output, keep, _fold(key, 1)))
+            records = records.map(lambda _, record: record)
+        return records.shuffle(buffer, seed=_scalar(key, 2))
+
+    batches = tf.data.Dataset.counter().flat_map(one_pass).batch(training["batch_size"], drop_remainder=True)
+    draws = _fold(start, -1)
+    return batches.enumerate().map(lambda step, batch: (batch, _fold(draws, step)))
+
+
+def _balanced(tft_output: Any, keep: float, seed: tf.Tensor) -> Any:
+    """A predicate that keeps slices with lesion and a random share of the others."""
+    spec = raw_spec(tft_output, [f.LESION_PIXELS])
+
+    def kept(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+        pixels = tf.reshape(tf.io.parse_single_example(record, spec)[f.LESION_PIXELS], [])
+        return (pixels > 0) | (tf.random.stateless_uniform([], _fold(seed, index)) < keep)
+
+    return kept
+
+
+def _finish(tft_output: Any, config: Mapping[str, Any]) -> Any:
+    """Parses a batch, applies the transform graph, augments."""
+    spec = raw_spec(tft_output, TRAIN_FEATURES)
+    layer = tft_output.transform_features_layer()
+    slices = 2 * config["grid"]["context_slices"] + 1
+    sensitivity = channel_sensitivity(config["windows"], slices)
+    side, channels = config["grid"]["size"], slices * len(config["windows"])
+
+    def finish(records: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        transformed = layer(tf.io.parse_example(records, spec))
+        image = tf.ensure_shape(transformed[f.IMAGE_XF], [None, side, side, channels])
+        mask = tf.ensure_shape(transformed[f.MASK_XF], [None, side, side, 1])
+        return augment(image, mask, seed, config["training"]["augment"], sensitivity)
+
+    return finish
+
+
+def _fold(seed: tf.Tensor, number: Any) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64))
+
+
+def _scalar(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """One int64 that depends on a seed of shape (2,); never 0, which shuffle would read as no seed."""
+    return tf.random.stateless_uniform([], _fold(seed, number), 1, tf.int64.max, tf.int64)
+
+
+def _options() -> tf.data.Options:
+    """Few threads of its own: the network needs the cores, and the stream is far ahead anyway."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = THREADS
+    options.threading.max_intra_op_parallelism = 1
+    options.deterministic = True
+    return options

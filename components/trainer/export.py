@@ -1,0 +1,106 @@
+"""The SavedModel: network and transform graph together, loadable without Keras and without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from components.trainer.data import raw_spec
+from components.transform.windows import network_input
+from schema import features as f
+from serving.contract import Contract
+from serving.versions import CONTRACT_FILE
+
+PROBABILITY = "probability"
+
+
+def signatures(
+    network: keras.Model, tft_output: Any, config: Mapping[str, Any], contract: Contract
+) -> dict[str, Callable[..., Any]]:
+    """What is served, by name.
+
+    Args:
+        network: From the network's input to logits.
+        tft_output: The Transform output, whose graph becomes part of `serving_default`.
+        config: The sections grid, windows and normalisation.
+        contract: What `describe` returns.
+    """
+
+    def probability(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = tf.ensure_shape(image, network.input_shape)
+        return {PROBABILITY: tf.sigmoid(network(image, training=False))[..., 0]}
+
+    return {
+        "serving_default": _examples(probability, tft_output),
+        "predict_slices": _slices(probability, config),
+        "describe": _describe(contract),
+    }
+
+
+def _examples(probability: Callable[..., Any], tft_output: Any) -> Callable[..., Any]:
+    """From serialised examples, through the transform graph."""
+    spec = raw_spec(tft_output, f.SERVING_FEATURES)
+    transform = tft_output.transform_features_layer()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return probability(transform(tf.io.parse_example(examples, spec))[f.IMAGE_XF])
+
+    return serve
+
+
+def _slices(probability: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., Any]:
+    """From HU, through the function that Transform traced."""
+    size, slices = config["grid"]["size"], 2 * config["grid"]["context_slices"] + 1
+    hu_spec = tf.TensorSpec([None, slices, size, size], tf.int16, name="hu")
+    brain_specs = [tf.TensorSpec([None], tf.float32, name=name) for name in (f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)]
+
+    def predict(hu: tf.Tensor, brain_mean: tf.Tensor, brain_sd: tf.Tensor) -> dict[str, tf.Tensor]:
+        return probability(
+            network_input(hu, brain_mean, brain_sd, windows=config["windows"], normalisation=config["normalisation"])
+        )
+
+    if config["normalisation"] == "brain":
+        return tf.function(predict, input_signature=[hu_spec, *brain_specs])
+
+    @tf.function(input_signature=[hu_spec])
+    def predict_unnormalised(hu: tf.Tensor) -> dict[str, tf.Tensor]:
+        unused = tf.zeros([tf.shape(hu)[0]])
+        return predict(hu, unused, unused)
+
+    return predict_unnormalised
+
+
+def _describe(contract: Contract) -> Callable[..., Any]:
+    text = contract.to_json()
+
+    @tf.function(input_signature=[])
+    def describe() -> dict[str, tf.Tensor]:
+        return {"contract": tf.constant(text)}
+
+    return describe
+
+
+def export_model(
+    path: str, network: keras.Model, tft_output: Any, config: Mapping[str, Any], contract: Contract
+) -> None:
+    """Writes the SavedModel and, beside it, the contract as a file.
+
+    Args:
+        path: Folder or URI to write to.
+        network: A float32 network.
+        tft_output: The Transform output.
+        config: The sections grid, windows and normalisation.
+        contract: What a client needs to know.
+    """
+    servable = tf.Module()
+    servable.network = network
+    servable.transform = tft_output.transform_features_layer()
+    tf.saved_model.save(servable, path, signatures=signatures(network, tft_output, config, contract))
+    file_path = f"{path.rstrip('/')}/{CONTRACT_FILE}"
+    tf.io.gfile.makedirs(file_path.rpartition("/")[0])
+    with tf.io.gfile.GFile(file_path, "w") as file:
+        file.write(contract.to_json())

@@ -1,0 +1,194 @@
+"""Fits the network: epochs, validations, early stopping, checkpoints, one line an epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from components.imaging.errors import IchError
+from components.trainer.checkpoint import Checkpoint, State
+from components.trainer.progress import Progress
+from components.trainer.schedule import learning_rate
+from components.trainer.step import TrainStep, build_optimizer, make_train_step
+from components.trainer.validation import Validation
+
+TENSORBOARD = "tensorboard"
+"""Folder of the event files, below the folder of the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted to what.
+
+    Attributes:
+        network: Changed in place; ends with its best weights.
+        batches: From the number of the first epoch to an endless stream of batches.
+        steps: Batches of an epoch.
+        validate: Validates the network as it is.
+        training: The section `training` of the configuration.
+        folder: Folder or URI of checkpoint and TensorBoard logs; a run that was killed goes on from here.
+    """
+
+    network: keras.Model
+    batches: Callable[[int], tf.data.Dataset]
+    steps: int
+    validate: Callable[[], Validation]
+    training: Mapping[str, Any]
+    folder: str
+
+
+def fit(task: Task, progress: Progress) -> State:
+    """Trains until the epochs, the patience or the time are used up, and restores the best weights.
+
+    Args:
+        task: What to fit.
+        progress: Where to report.
+
+    Returns:
+        The final state, with the history.
+
+    Raises:
+        IchError: The loss is no longer finite.
+    """
+    optimizer = build_optimizer(task.network, task.training)
+    checkpoint = Checkpoint(task.folder, task.network, optimizer)
+    state = checkpoint.load() or State()
+    if state.finished:
+        progress.say(f"already trained for {state.epochs} epochs ({state.finished}): best val Dice {_best(state)}")
+    else:
+        if state.epochs:
+            progress.say(f"resuming after epoch {state.epochs}: best val Dice so far {_best(state)}")
+        _Run(task, progress, optimizer, checkpoint, state).train()
+        progress.say(f"stopped: {state.finished}; best val Dice {_best(state)} at epoch {state.best_epoch}")
+    checkpoint.restore_best()
+    return state
+
+
+def _best(state: State) -> str:
+    return "-" if state.best_dice is None else f"{state.best_dice:.4f}"
+
+
+class _Run:
+    """One sitting of a training."""
+
+    def __init__(
+        self,
+        task: Task,
+        progress: Progress,
+        optimizer: keras.optimizers.Optimizer,
+        checkpoint: Checkpoint,
+        state: State,
+    ) -> None:
+        self._task = task
+        self._progress = progress
+        self._optimizer = optimizer
+        self._checkpoint = checkpoint
+        self._state = state
+        self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
+        self._spent = state.minutes
+        self._began = time.monotonic()
+
+    def train(self) -> None:
+        """Runs epochs until the state says that it is finished."""
+        writer = tf.summary.create_file_writer(f"{self._task.folder.rstrip('/')}/{TENSORBOARD}")
+        batches = iter(self._task.batches(self._state.epochs))
+        with writer.as_default():
+            while not self._state.finished:
+                row = self._epoch(batches)
+                for name, value in row.items():
+                    if name != "epoch" and value is not None:
+                        tf.summary.scalar(name, value, step=self._state.epochs)
+                writer.flush()
+                self._checkpoint.save(self._state)
+        writer.close()
+
+    def _minutes(self) -> float:
+        return self._spent + (time.monotonic() - self._began) / 60
+
+    def _out_of_time(self) -> bool:
+        limit = self._task.training["max_minutes"]
+        return limit is not None and self._minutes() >= limit
+
+    def _set_rate(self) -> float:
+        """By steps done or, where that is further, by time spent: a training that time ends has cooled down too."""
+        training = self._task.training
+        done = self._state.steps / (training["epochs"] * self._task.steps)
+        if training["max_minutes"] is not None:
+            done = max(done, self._minutes() / training["max_minutes"])
+        rate = learning_rate(done, peak=training["learning_rate"], warmup=training["warmup"])
+        self._optimizer.learning_rate = rate
+        return rate
+
+    def _epoch(self, batches: Iterator[Any]) -> dict[str, Any]:
+        """One epoch and, where it is due, a validation; updates the state."""
+        state, training = self._state, self._task.training
+        number = state.epochs + 1
+        name = f"epoch {number}/{training['epochs']}"
+        began = time.monotonic()
+        losses = []
+        slices = 0
+        rate = 0.0
+        for step in range(1, self._task.steps + 1):
+            image, mask = next(batches)
+            rate = self._set_rate()
+            losses.append(self._step(image, mask))
+            slices += int(image.shape[0])
+            state.steps += 1
+            self._progress.step(name, step, self._task.steps, f"{slices / (time.monotonic() - began):.1f} slices/s")
+            if self._out_of_time():
+                break
+        loss = float(tf.reduce_mean(losses))
+        seconds = time.monotonic() - began
+        if not math.isfinite(loss):
+            raise IchError(
+                f"epoch {number}: the loss is {loss}; lower training.learning_rate (now {training['learning_rate']}) "
+                "or set training.precision to float32"
+            )
+        state.epochs = number
+        last = number >= training["epochs"] or self._out_of_time()
+        validated = self._validate(name) if last or number % training["validate_every"] == 0 else None
+        state.minutes = self._minutes()
+        state.finished = self._reason(validated)
+        row = {
+            "epoch": number,
+            "loss": loss,
+            "val_dice": validated,
+            "learning_rate": rate,
+            "slices_per_second": slices / seconds,
+            "minutes": state.minutes,
+        }
+        state.history.append(row)
+        shown = "       -" if validated is None else f"{validated:8.4f}{'*' if state.waited == 0 else ' '}"
+        self._progress.say(
+            f"{name}  loss {loss:.4f}  val Dice {shown}  {slices / seconds:.1f} slices/s  {state.minutes:.1f} min"
+        )
+        return row
+
+    def _validate(self, name: str) -> float:
+        """Validates, and keeps the weights if they are the best so far."""
+        self._progress.step(f"{name} validation", 0, 1)
+        found = self._task.validate().mean
+        state = self._state
+        if state.best_dice is None or found > state.best_dice:
+            state.best_dice, state.best_epoch, state.waited = found, state.epochs, 0
+            self._checkpoint.keep_best()
+        else:
+            state.waited += 1
+        return found
+
+    def _reason(self, validated: float | None) -> str:
+        """Why training ends here; empty if it does not."""
+        training = self._task.training
+        if self._state.epochs >= training["epochs"]:
+            return "all epochs done"
+        if self._out_of_time():
+            return f"{training['max_minutes']:g} minutes used"
+        if validated is not None and self._state.waited >= training["patience"]:
+            return f"no better val Dice in {training['patience']} validations"
+        return ""

@@ -1,0 +1,149 @@
+"""What TFX's Trainer calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.imaging.errors import IchError
+from components.trainer.data import count_slices, list_shards, steps_per_epoch, train_dataset
+from components.trainer.export import export_model
+from components.trainer.fingerprint import data_origin, package_versions, run_key
+from components.trainer.fit import TENSORBOARD, Task, fit
+from components.trainer.network import build_network
+from components.trainer.progress import Progress, Terminal
+from components.trainer.step import make_predict
+from components.trainer.validation import Validation, validate, validation_dataset
+from components.transform.preprocessing import CONFIG_KEY
+from serving.contract import Contract
+
+HISTORY_FILE = "history.json"
+
+
+def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
+    """Trains, validates and exports.
+
+    Args:
+        fn_args: TFX's FnArgs. `custom_config` holds the sections grid, windows, normalisation, network, training,
+            postprocess and output as JSON under `CONFIG_KEY`, and `work_dir`, where checkpoints and TensorBoard logs
+            live; optionally `config_fingerprint`, `model_name` and `code_version`.
+        progress: Where to report; the user's terminal by default.
+
+    Raises:
+        UsageError: No lesion in the training split.
+        IchError: A split has no shards, or training diverged.
+    """
+    custom = fn_args.custom_config
+    config = json.loads(custom[CONFIG_KEY])
+    progress = progress or Terminal()
+    tft_output = tft.TFTransformOutput(fn_args.transform_graph_path or fn_args.transform_output)
+    train, val = _shards(fn_args.train_files, "training"), _shards(fn_args.eval_files, "validation")
+    origin = data_origin(train)
+    key = run_key(config, origin.fingerprint, custom.get("code_version", ""))
+    folder = f"{custom['work_dir'].rstrip('/')}/{key}"
+    _prepare_devices(config["training"])
+
+    counts = count_slices(train, tft_output)
+    steps = steps_per_epoch(counts, config["training"])
+    network = _network(config, config["training"]["precision"])
+    progress.say(
+        f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
+        f"{config['training']['batch_size']} an epoch; {network.count_params() / 1e6:.2f} million parameters"
+    )
+    validator = Validator(val, tft_output, config, network)
+    task = Task(
+        network,
+        lambda epoch: train_dataset(train, tft_output, config, counts, first_epoch=epoch, steps=steps),
+        steps,
+        validator,
+        config["training"],
+        folder,
+    )
+    state = fit(task, progress)
+
+    exported = network if config["training"]["precision"] == "float32" else _network(config, "float32")
+    exported.set_weights(network.get_weights())
+    final = Validator(val, tft_output, config, exported)()
+    metrics: dict[str, float | None] = {
+        "val_dice": final.mean,
+        "val_dice_sd": final.sd,
+        "val_cases": float(len(final.dice)),
+        "epochs": float(state.epochs),
+        "best_epoch": float(state.best_epoch),
+        "minutes": round(state.minutes, 2),
+    }
+    contract = Contract(
+        model_name=custom.get("model_name", config["output"]["model_name"]),
+        grid_size=config["grid"]["size"],
+        grid_spacing_mm=config["grid"]["spacing_mm"],
+        context_slices=config["grid"]["context_slices"],
+        windows=config["windows"],
+        normalisation=config["normalisation"],
+        threshold=config["postprocess"]["threshold"],
+        min_component_ml=config["postprocess"]["min_component_ml"],
+        data_fingerprint=custom.get("data_fingerprint", origin.fingerprint),
+        config_fingerprint=custom.get("config_fingerprint", key),
+        patients=origin.patients,
+        metrics=metrics,
+        versions=package_versions(),
+    )
+    export_model(fn_args.serving_model_dir, exported, tft_output, config, contract)
+    if fn_args.model_run_dir:
+        _copy_logs(folder, fn_args.model_run_dir)
+        _write_json(
+            f"{fn_args.model_run_dir}/{HISTORY_FILE}",
+            {"finished": state.finished, "epochs": state.history, "val_dice": final.dice, "metrics": metrics},
+        )
+
+
+class Validator:
+    """Validates one network on the validation split; reads it anew each time, so that memory stays flat."""
+
+    def __init__(
+        self, shards: Sequence[str], tft_output: Any, config: Mapping[str, Any], network: keras.Model
+    ) -> None:
+        self._dataset = validation_dataset(shards, tft_output)
+        self._predict = make_predict(network)
+        self._config = config
+
+    def __call__(self) -> Validation:
+        """Runs the validation."""
+        return validate(self._predict, self._dataset, self._config["grid"], self._config["postprocess"])
+
+
+def _network(config: Mapping[str, Any], precision: str) -> keras.Model:
+    channels = (2 * config["grid"]["context_slices"] + 1) * len(config["windows"])
+    seed = config["training"]["seed"]
+    return build_network(config["grid"]["size"], channels, config["network"], seed=seed, precision=precision)
+
+
+def _shards(patterns: Sequence[str] | str, split: str) -> list[str]:
+    found = list_shards([patterns] if isinstance(patterns, str) else patterns)
+    if not found:
+        raise IchError(f"the {split} split holds no shards: found no file at {patterns}; check the splits section")
+    return found
+
+
+def _prepare_devices(training: Mapping[str, Any]) -> None:
+    """Asks for reproducible kernels where they are not so anyway; on a CPU they are."""
+    if training["deterministic"] and tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+
+
+def _copy_logs(folder: str, target: str) -> None:
+    """Copies the event files to where TFX keeps a training's logs."""
+    source = f"{folder}/{TENSORBOARD}"
+    tf.io.gfile.makedirs(target)
+    for name in tf.io.gfile.listdir(source) if tf.io.gfile.isdir(source) else []:
+        tf.io.gfile.copy(f"{source}/{name}", f"{target}/{name}", overwrite=True)
+
+
+def _write_json(path: str, content: Any) -> None:
+    tf.io.gfile.makedirs(path.rpartition("/")[0])
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(json.dumps(content, indent=1))

@@ -1,0 +1,112 @@
+"""From shards to a SavedModel, through a real Transform output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.imaging.errors import UsageError
+from components.trainer.progress import Silent
+from components.trainer.run_fn import run_fn
+from components.transform.preprocessing import CONFIG_KEY
+from serving.versions import read_contract
+from tests.components.trainer.conftest import make_case, small_config, write_shard
+
+
+class Lines(Silent):
+    """Collects what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def arguments(cohort: dict[str, list[str]], transform: str, folder: Path, config: dict[str, Any]) -> Any:
+    """What TFX hands to run_fn."""
+    patterns = {split: [str(Path(shards[0]).parent / "*")] for split, shards in cohort.items()}
+    return SimpleNamespace(
+        train_files=patterns["train"],
+        eval_files=patterns["val"],
+        transform_graph_path=transform,
+        serving_model_dir=str(folder / "model" / "Format-Serving"),
+        model_run_dir=str(folder / "model_run"),
+        custom_config={
+            CONFIG_KEY: json.dumps(config),
+            "work_dir": str(folder / "work"),
+            "config_fingerprint": "c0ffee",
+            "model_name": "ich",
+        },
+    )
+
+
+def test_a_run_trains_exports_and_is_not_repeated(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=14)
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    lines = Lines()
+    run_fn(args, lines)
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert [row["epoch"] for row in history["epochs"]] == list(range(1, 15))
+    assert set(history["val_dice"]) == {"v0", "v1"}
+    # The exported weights are the best ones, so their Dice is the best of the history.
+    best = max(row["val_dice"] for row in history["epochs"])
+    assert history["metrics"]["val_dice"] == pytest.approx(best, abs=1e-6)
+    assert best > 0.8
+    assert list((tmp_path / "model_run").glob("events.*"))
+    contract = read_contract(tmp_path / "model" / "Format-Serving")
+    assert contract.config_fingerprint == "c0ffee"
+    assert contract.grid_size == 32
+    assert contract.metrics["val_dice"] == pytest.approx(best, abs=1e-6)
+    assert sum("epoch" in line and "slices/s" in line for line in lines.lines) == 14
+
+    again = Lines()
+    run_fn(args, again)
+    assert any("already trained" in line for line in again.lines)
+    assert not any("slices/s" in line for line in again.lines)
+
+
+def test_no_lesion_in_training_is_refused_with_the_counts(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config()
+    shard = write_shard(tmp_path / "Split-train" / "a.gz", make_case("n", 3, 0, np.random.default_rng(1)))
+    args = arguments({"train": [shard], "val": cohort["val"]}, transform_output(config), tmp_path, config)
+    with pytest.raises(UsageError, match="no lesion in the whole training split: found 0 of 3 slices"):
+        run_fn(args, Silent())
+
+
+def test_the_exported_model_loads_without_our_code(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    config = small_config(epochs=1)
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    run_fn(args, Silent())
+    code = (
+        "import sys, tensorflow as tf\n"
+        "model = tf.saved_model.load(sys.argv[1])\n"
+        "out = model.signatures['predict_slices'](hu=tf.zeros([3, 1, 32, 32], tf.int16))['probability']\n"
+        "assert out.shape == (3, 32, 32), out.shape\n"
+        "text = model.signatures['describe']()['contract'].numpy().decode()\n"
+        "assert not {'keras', 'tf_keras', 'components'} & set(sys.modules)\n"
+        "print(text)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, args.serving_model_dir], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    described = json.loads(done.stdout.strip().splitlines()[-1])
+    assert described == json.loads(read_contract(Path(args.serving_model_dir)).to_json())
+    assert tf.io.gfile.exists(f"{args.serving_model_dir}/assets.extra/contract.json")
