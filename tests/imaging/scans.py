@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,6 +35,11 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
     image.header.set_slope_inter(1, 0)
     nib.save(image, path)
     return path
+
+
+def load(path: Path) -> Any:
+    """As nibabel reads it, without leaving the file mapped."""
+    return nib.load(path) if path.name.endswith(".gz") else nib.load(path, mmap=False)
 
 
 def stored_as(data: np.ndarray, affine: np.ndarray, codes: str) -> tuple[np.ndarray, np.ndarray]:

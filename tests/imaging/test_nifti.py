@@ -19,7 +19,7 @@ from components.imaging import nifti
 from components.imaging.errors import ScanError
 from components.imaging.geometry import Orientation
 from components.imaging.nifti import Volume, read_volume, write_bytes, write_mask
-from tests.imaging.scans import volume
+from tests.imaging.scans import load, volume
 
 SHAPE = (7, 5, 4)
 AFFINE = np.array([[-0.5, 0, 0, 110.0], [0, -0.75, 0, 95.5], [0, 0, 5.0, -70.25], [0, 0, 0, 1]])
@@ -65,11 +65,6 @@ def put(folder: Path, raw: bytes, name: str = "scan.nii") -> Path:
     path = folder / name
     path.write_bytes(gzip.compress(raw, 1) if name.endswith(".gz") else raw)
     return path
-
-
-def load(path: Path) -> Any:
-    """As nibabel reads it, without leaving the file mapped."""
-    return nib.load(path) if path.name.endswith(".gz") else nib.load(path, mmap=False)
 
 
 def code_of(path: Path, **options: int) -> str:
