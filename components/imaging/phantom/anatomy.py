@@ -82,6 +82,11 @@ class Tissues(NamedTuple):
     hu: Float
 
 
+# Above this height (mm) nothing of the base, the face or the temples is left; the floor there is a stand-in.
+_HIGH = 30.0
+_HIGH_FLOOR = -30.0
+
+
 def draw_head(rng: np.random.Generator) -> Head:
     """One patient of a mixed adult population; atrophy drives sulci, ventricles and white-matter change."""
     size = rng.normal(1.0, 0.03)
@@ -92,7 +97,7 @@ def draw_head(rng: np.random.Generator) -> Head:
         back=float(83.0 * size * rng.normal(1, 0.02)),
         up=float(68.0 * size * rng.normal(1, 0.02)),
         down=float(76.0 * size),
-        squareness=float(rng.uniform(2.15, 2.55)),
+        squareness=float(rng.uniform(0.18, 0.58)),
         side_bias=float(rng.normal(0, 0.015)),
         skull=float(rng.uniform(5.0, 8.0)),
         frontal=float(rng.uniform(1.0, 9.0)),
@@ -148,13 +153,30 @@ def shell(head: Head, x: Float, y: Float, z: Float) -> Shell:
     ax = np.float32(head.half_width) * (1 - 0.12 * np.square(np.clip(v + 0.15, 0, 1)) - 0.03 * np.clip(-v, 0, 1))
     ax *= 1 + np.float32(head.side_bias) * np.sign(x)
     u = x / ax
-    p = np.float32(head.squareness)
-    plane = (np.abs(u) ** p + np.abs(v) ** p) ** (2 / p)
+    # Squarer than an ellipse: the diagonals reach further out.
+    u2, v2 = np.square(u), np.square(v)
+    both = u2 + v2 + np.float32(1e-6)
+    plane = both - np.float32(head.squareness) * u2 * v2 / both
     rho = np.sqrt(plane + np.square(w) + np.float32(1e-6))
     slope = np.sqrt(np.square(u / ax) + np.square(v / ay) + np.square(w / az) + np.float32(1e-9)) / rho
     d = (rho - 1) / slope
     d += 0.9 * waves(x, y, z, head.shifted(1), 85)
 
+    t = np.float32(head.skull) * (1 + 0.13 * waves(x, y, z, head.shifted(2), 60))
+    skin = d - t - np.float32(head.scalp)
+    # Well above the base a flat floor, far from any surface, stands in for it.
+    below = (_HIGH_FLOOR - z) * np.float32(0.85)
+    low = np.flatnonzero(z < _HIGH)
+    skin[low], t[low], below[low] = _base(head, x[low], y[low], z[low], d[low], t[low])
+    cavity = 0.5 * (d + below + np.sqrt(np.square(d - below) + 9))
+    return Shell(cavity, skin, t)
+
+
+def _base(head: Head, x: Float, y: Float, z: Float, d: Float, t: Float) -> tuple[Float, Float, Float]:
+    """The lower half of the head: distance from the skin, skull thickness, height below the cranial floor (mm).
+
+    `d` is the distance from the vault's inner table, `t` the vault's thickness.
+    """
     a = np.abs(x)
     ridge = -10 - 0.62 * np.maximum(a - 15, 0)
     middle = -37 + 17 * np.exp(-np.square(x / 14))
@@ -166,16 +188,14 @@ def shell(head: Head, x: Float, y: Float, z: Float) -> Shell:
     floor += (ahead - floor) * is_ahead
     petrous = np.exp(-np.square((y - ridge + 2) / 7)) * _step((a - 13) / 3) * _step((60 - a) / 5)
     floor += 9 * petrous
+    floor += (_HIGH_FLOOR - floor) * np.clip((z - 12) / (_HIGH - 12), 0, 1)
     below = (floor - z) * np.float32(0.85)
-    cavity = 0.5 * (d + below + np.sqrt(np.square(d - below) + 9))
 
-    t = np.float32(head.skull) * (1 + 0.13 * waves(x, y, z, head.shifted(2), 60))
-    t += 5 * np.exp(-np.square(x / 11) - np.square((y + head.back) / 20) - np.square((z + 12) / 13))
+    t = t + 5 * np.exp(-np.square(x / 11) - np.square((y + head.back) / 20) - np.square((z + 12) / 13))
     t += head.frontal * np.exp(-np.square(x / 18) - np.square((y - head.front) / 16) - np.square((z + 4) / 14))
     # The squama of the temporal bone is thin.
     t *= 1 - 0.35 * np.exp(-np.square((y - 5) / 30) - np.square((z + 8) / 18)) * _step((a - 45) / 5)
-
-    temple = 5 * np.exp(-np.square((y - 22) / 26) - np.square((z + 12) / 26)) * _step((a - 35) / 6)
+    temple = 5 * np.exp(-np.square((y - 22) / 26) - np.square((z + 12) / 23)) * _step((a - 35) / 6)
     skin = d - t - np.float32(head.scalp) - temple
     # The floor is thin over orbits and middle fossa, thick at the clivus and in the pyramids.
     at_floor = _step((below - d) / 3)
@@ -185,17 +205,26 @@ def shell(head: Head, x: Float, y: Float, z: Float) -> Shell:
     nose = _ellipsoid(x, y, z, (0, 92, -50), (11, 17, 22))
     neck = _ellipsoid(x, y, z, (0, -34, -104), (64, 60, 82))
     skin = np.minimum(np.minimum(_smooth_min(skin, face, 9), _smooth_min(skin, neck, 9)), nose)
-    return Shell(cavity, skin, t)
+    return skin, t, below
 
 
-def tissues(head: Head, x: Float, y: Float, z: Float, outline: Shell, inner: tuple[Float, Float, Float]) -> Tissues:
+def tissues(
+    head: Head,
+    x: Float,
+    y: Float,
+    z: Float,
+    outline: Shell,
+    index: npt.NDArray[np.intp],
+    inner: tuple[Float, Float, Float],
+) -> Tissues:
     """Tissue and HU of points inside the skin, shape (n,).
 
     Args:
         head: The patient.
         x, y, z: Points in the head frame, mm.
         outline: `shell` at these points.
-        inner: Where to look the brain up: the points themselves, or moved by the mass effect of a clot.
+        index: Numbers of the points in the cranial cavity.
+        inner: Where to look the brain up for `index`: those points, or moved by the mass effect of a clot.
     """
     kind = np.full(x.shape, Tissue.SOFT, np.uint8)
     hu = np.full(x.shape, -90, np.float32)
@@ -204,8 +233,7 @@ def tissues(head: Head, x: Float, y: Float, z: Float, outline: Shell, inner: tup
     outside = ~inside & ~bone
     _soft_tissue(head, x, y, z, outline, outside, kind, hu)
     _skull(head, x, y, z, outline, bone, kind, hu)
-    index = np.flatnonzero(inside)
-    brain = _brain(head, inner[0][index], inner[1][index], inner[2][index], -outline.cavity[index])
+    brain = _brain(head, *inner, -outline.cavity[index])
     kind[index], hu[index] = brain.kind, brain.hu
     return Tissues(kind, hu)
 

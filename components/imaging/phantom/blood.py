@@ -163,7 +163,8 @@ def displaced(clots: Sequence[Clot], x: Float, y: Float, z: Float, depth: Float)
             cx, cy, cz = (np.float32(c) for c in clot.centre)
             dx, dy, dz = x - cx, y - cy, z - cz
             far = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(0.1)
-            pull = np.cbrt(np.maximum(1 - (hollow / far) ** 3, np.float32(0.05)))
+            ratio = hollow / far
+            pull = np.cbrt(np.maximum(1 - ratio * ratio * ratio, np.float32(0.05)))
             # The skull does not give way.
             pull = 1 - (1 - pull) * np.clip(depth / 12, 0, 1)
             x, y, z = cx + dx * pull, cy + dy * pull, cz + dz * pull
@@ -226,7 +227,7 @@ def _patch(clot: Clot, x: Float, y: Float, z: Float) -> tuple[Float, Float]:
     """Thickness of a clot under the skull relative to its greatest, by direction; and the direction's side."""
     side = x * np.float32(clot.side)
     longitude = np.arctan2(y, side)
-    latitude = np.arctan2(z - 5, np.hypot(x, y))
+    latitude = np.arctan2(z - 5, np.sqrt(x * x + y * y))
     e2 = np.square((longitude - np.float32(clot.centre[0])) / np.float32(clot.extent[0]))
     e2 += np.square((latitude - np.float32(clot.centre[1])) / np.float32(clot.extent[1]))
     return 1 - e2, side

@@ -209,8 +209,10 @@ def _expose_part(
     position: tuple[Float, Float, Float],
     outline: Shell,
 ) -> _Part:
-    inner = displaced(clots, *position, np.maximum(-outline.cavity, 0))
-    kind, hu = tissues(head, *position, outline, inner)
+    inside = np.flatnonzero(outline.cavity < 0)
+    x, y, z = (axis[inside] for axis in position)
+    inner = displaced(clots, x, y, z, -outline.cavity[inside])
+    kind, hu = tissues(head, *position, outline, inside, inner)
     return _Part(voxel, position, hu, kind, [field(clot, head, *position, outline, kind) for clot in clots])
 
 
