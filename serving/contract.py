@@ -67,4 +67,7 @@ class Contract:
         if version != FORMAT:
             raise UsageError(f"the model's contract has format {version}, this program reads {FORMAT}; upgrade it")
         known = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in tree.items() if key in known})
+        try:
+            return cls(**{key: value for key, value in tree.items() if key in known})
+        except TypeError as error:
+            raise UsageError(f"the model's contract is incomplete ({error}); export the model again") from None

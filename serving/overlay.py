@@ -48,7 +48,8 @@ def _tile(hu: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Imag
     grey = np.clip((hu.astype(np.float32) - (LEVEL - WIDTH / 2)) / WIDTH, 0, 1)
     image = Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
     small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-    inside = np.asarray(small) >= 128
+    # An eighth of a pixel's area, so that a lesion of one voxel does not vanish in the smaller picture.
+    inside = np.asarray(small) >= 32
     edge = ndimage.binary_dilation(inside) & ~inside
     pixels = np.asarray(image).copy()
     pixels[edge] = COLOUR

@@ -101,13 +101,14 @@ def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
 
 def _match(root: Path, pattern: str) -> dict[str, tuple[str | None, Path]]:
     """Patient (where the pattern names one) and file by case id."""
-    expression, found = _pattern_to_regex(pattern), {}
+    expression = _pattern_to_regex(pattern)
+    found: dict[str, tuple[str | None, Path]] = {}
     for path in sorted(root.glob(pattern_to_glob(pattern))):
         match = expression.match(path.relative_to(root).as_posix())
         if match and path.is_file() and not path.name.startswith("."):
             case = match["case"]
             if case in found:
-                raise UsageError(f"{root}: case id {case} stands for both {found[case][1]} and {path}; refine data.image")
+                raise UsageError(f"{path}: case id {case} is also that of {found[case][1]}; refine the pattern {pattern}")
             found[case] = (match.groupdict().get("patient"), path)
     return found
 
@@ -145,20 +146,21 @@ def _from_manifest(root: Path, data: Mapping[str, Any]) -> Cohort:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except FileNotFoundError:
         raise UsageError(f"{path}: no such manifest (data.manifest)") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a CSV file in UTF-8 ({error})") from None
     missing = [name for name in MANIFEST_COLUMNS if name not in columns and name not in ("patient_id", "split")]
     if missing:
         raise UsageError(f"{path}: lacks the columns {', '.join(missing)}; wanted {', '.join(MANIFEST_COLUMNS)}")
-    cases, quarantined, splits = [], [], {}
-    for number, row in enumerate(rows, start=2):
+    cases, quarantined = [], []
+    splits: dict[str, str] = {}
+    for number, row in rows:
         case = (row["case_id"] or "").strip()
         if not case or "/" in case:
             raise UsageError(f"{path}: line {number}: case_id {case!r} must be a name without /")
-        patient, split = (row.get("patient_id") or case).strip(), (row.get("split") or "").strip()
+        patient, split = (row.get("patient_id") or "").strip() or case, (row.get("split") or "").strip()
         if split and split not in SPLITS:
             raise UsageError(f"{path}: line {number}: split {split!r}, wanted {', '.join(SPLITS)} or nothing")
         if splits.setdefault(patient, split) != split:
@@ -170,10 +172,11 @@ def _from_manifest(root: Path, data: Mapping[str, Any]) -> Cohort:
         absent = [f"{key} {file}" for key, file in files.items() if not (row[key] or "").strip() or not file.is_file()]
         if absent:
             reason = f"{path}: line {number}: no such file: {', '.join(absent)}; mend the line or add the file"
-            quarantined.append(Quarantined(case, "missing-mask" if "mask" in absent[0] else "missing-image", reason))
+            code = "missing-mask" if absent[0].startswith("mask ") else "missing-image"
+            quarantined.append(Quarantined(case, code, reason))
         else:
             cases.append(Case(case, patient, files["image"], files["mask"], split))
-    repeated = [case for case, count in Counter(row["case_id"].strip() for row in rows).items() if count > 1]
+    repeated = [case for case, count in Counter(row["case_id"].strip() for _, row in rows).items() if count > 1]
     if repeated:
         raise UsageError(f"{path}: case_id {repeated[0]} stands on several lines; each case needs its own id")
     return Cohort(cases, quarantined)
