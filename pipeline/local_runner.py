@@ -144,9 +144,9 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     warnings.filterwarnings("ignore")
     from absl import logging as absl_logging
     from ml_metadata.proto import metadata_store_pb2
+    from tfx.dsl.compiler import compiler, constants
     from tfx.orchestration import metadata
     from tfx.orchestration.local import runner_utils
-    from tfx.dsl.compiler import compiler, constants
     from tfx.orchestration.portable import launcher, runtime_parameter_utils
     from tfx.orchestration.portable.mlmd import execution_lib
 

@@ -44,7 +44,7 @@ def read_verdict(uri: str) -> dict[str, Any]:
 
 
 def _by_slice(slicing_metrics: Any) -> dict[tuple[str, ...], dict[str, float]]:
-    found = {}
+    found: dict[tuple[str, ...], dict[str, float]] = {}
     for slice_key, outputs in slicing_metrics:
         values = outputs[""][""]
         flat = () if not slice_key else (str(slice_key[0][0]), str(slice_key[0][1]))
