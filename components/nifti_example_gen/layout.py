@@ -99,26 +99,28 @@ def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
     return re.compile("^" + "".join(names.get(part, re.escape(part)) for part in parts) + "$")
 
 
-def _match(root: Path, pattern: str) -> dict[str, tuple[str | None, Path]]:
-    """Patient (where the pattern names one) and file by case id."""
+def _match(root: Path, pattern: str, others: frozenset[Path] = frozenset()) -> dict[str, tuple[str | None, Path]]:
+    """Patient (where the pattern names one) and file by case id, without the files that are `others`."""
     expression = _pattern_to_regex(pattern)
     found: dict[str, tuple[str | None, Path]] = {}
     for path in sorted(root.glob(pattern_to_glob(pattern))):
         match = expression.match(path.relative_to(root).as_posix())
-        if match and path.is_file() and not path.name.startswith("."):
+        if match and path not in others and path.is_file() and not path.name.startswith("."):
             case = match["case"]
             if case in found:
-                raise UsageError(f"{path}: case id {case} is also that of {found[case][1]}; refine the pattern {pattern}")
+                raise UsageError(
+                    f"{path}: case id {case} is also that of {found[case][1]}; refine the pattern {pattern}"
+                )
             found[case] = (match.groupdict().get("patient"), path)
     return found
 
 
 def _from_patterns(root: Path, data: Mapping[str, Any]) -> Cohort:
-    images, masks = _match(root, data["image"]), _match(root, data["mask"])
-    if data["image"] != data["mask"] and {p for _, p in images.values()} & {p for _, p in masks.values()}:
-        # A loose image pattern such as {case}.nii.gz also matches the masks beside the images.
-        mask_files = {path for _, path in masks.values()}
-        images = {case: item for case, item in images.items() if item[1] not in mask_files}
+    # A loose pattern such as {case}.nii.gz also matches {case}_mask.nii.gz: the one with more letters of its own wins.
+    strict, loose = sorted(("mask", "image"), key=lambda key: -len(pattern_to_glob(data[key]).replace("*", "")))
+    matched = {strict: _match(root, data[strict])}
+    matched[loose] = _match(root, data[loose], frozenset(path for _, path in matched[strict].values()))
+    images, masks = matched["image"], matched["mask"]
     expression = re.compile(data["patient"]) if data["patient"] else None
     cases, quarantined = [], []
     for case, (patient, image) in images.items():

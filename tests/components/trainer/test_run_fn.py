@@ -95,12 +95,13 @@ def test_the_exported_model_loads_without_our_code(
     args = arguments(cohort, transform_output(config), tmp_path, config)
     run_fn(args, Silent())
     code = (
-        "import sys, tensorflow as tf\n"
+        "import sys\n"
+        "sys.modules['keras'] = sys.modules['tf_keras'] = sys.modules['components'] = None\n"
+        "import tensorflow as tf\n"
         "model = tf.saved_model.load(sys.argv[1])\n"
         "out = model.signatures['predict_slices'](hu=tf.zeros([3, 1, 32, 32], tf.int16))['probability']\n"
         "assert out.shape == (3, 32, 32), out.shape\n"
         "text = model.signatures['describe']()['contract'].numpy().decode()\n"
-        "assert not {'keras', 'tf_keras', 'components'} & set(sys.modules)\n"
         "print(text)\n"
     )
     done = subprocess.run(

@@ -1,0 +1,228 @@
+"""What a data folder holds: by patterns and by manifest, with everything that can be wrong in either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.imaging.errors import UsageError
+from components.nifti_example_gen.layout import Case, find_cases, pattern_to_glob
+
+PATTERNS = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz"}
+
+
+def data(**values: Any) -> dict[str, Any]:
+    """The configuration's section `data`, as far as it concerns the layout."""
+    return {"image": None, "mask": None, "manifest": None, "patient": None, **values}
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def found(root: Path, settings: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Case, patient and files of what is complete."""
+    return [
+        (case.case_id, case.patient_id, *(path.relative_to(root).as_posix() for path in (case.image, case.mask)))
+        for case in find_cases(root, settings).cases
+    ]
+
+
+# --- patterns -------------------------------------------------------------------------------------------------
+
+
+def test_two_folders(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{kind}/{case}.nii.gz" for kind in ("images", "masks") for case in ("b", "a.1", "c-2")))
+    touch(tmp_path, "images/notes.txt", "images/deeper/d.nii.gz", "images/.hidden.nii.gz", "masks/.hidden.nii.gz")
+    (tmp_path / "images" / "folder.nii.gz").mkdir()
+    cohort = find_cases(tmp_path, data(**PATTERNS))
+    assert [case.case_id for case in cohort.cases] == ["a.1", "b", "c-2"]
+    assert cohort.cases[1] == Case("b", "b", tmp_path / "images/b.nii.gz", tmp_path / "masks/b.nii.gz")
+    assert cohort.quarantined == []
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "files", "wanted"),
+    [
+        ("{case}/image.nii.gz", "{case}/mask.nii.gz", ["7/image.nii.gz", "7/mask.nii.gz"], ("7", "7")),
+        ("{patient}/{case}_ct.nii", "{patient}/{case}_seg.nii", ["p1/s2_ct.nii", "p1/s2_seg.nii"], ("s2", "p1")),
+        ("{patient}_{case}.nii", "m/{patient}_{case}.nii", ["p1_s2.nii", "m/p1_s2.nii"], ("s2", "p1")),
+        # The masks need not say whose they are.
+        ("{patient}/{case}.nii", "masks/{case}.nii", ["p1/s2.nii", "masks/s2.nii"], ("s2", "p1")),
+        # Dots and brackets are letters, not wildcards.
+        ("data.v1/{case}.nii", "label(1)/{case}.nii", ["data.v1/x.nii", "label(1)/x.nii"], ("x", "x")),
+    ],
+)
+def test_other_layouts(tmp_path: Path, image: str, mask: str, files: list[str], wanted: tuple[str, str]) -> None:
+    touch(tmp_path, *files)
+    assert found(tmp_path, data(image=image, mask=mask)) == [(*wanted, *files)]
+
+
+def test_one_patient_with_several_scans(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{p}/{s}{end}.nii" for p, s in (("p1", "a"), ("p1", "b"), ("p2", "c")) for end in ("", "_m")))
+    cases = find_cases(tmp_path, data(image="{patient}/{case}.nii", mask="{patient}/{case}_m.nii")).cases
+    assert [(case.case_id, case.patient_id) for case in cases] == [("a", "p1"), ("b", "p1"), ("c", "p2")]
+
+
+def test_masks_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "001.nii.gz", "001_mask.nii.gz", "002.nii.gz", "002_mask.nii.gz", "003.nii.gz", "004_mask.nii.gz")
+    settings = data(image="{case}.nii.gz", mask="{case}_mask.nii.gz")
+    assert [case for case, *_ in found(tmp_path, settings)] == ["001", "002"]
+    cohort = find_cases(tmp_path, settings)
+    assert [(item.case_id, item.code) for item in cohort.quarantined] == [
+        ("003", "missing-mask"), ("004", "missing-image")]  # fmt: skip
+
+
+def test_images_beside_the_masks_are_no_masks(tmp_path: Path) -> None:
+    touch(tmp_path, "001_ct.nii.gz", "001.nii.gz", "002_ct.nii.gz")
+    cohort = find_cases(tmp_path, data(image="{case}_ct.nii.gz", mask="{case}.nii.gz"))
+    assert [case.image.name for case in cohort.cases] == ["001_ct.nii.gz"]
+    assert [(item.case_id, item.code) for item in cohort.quarantined] == [("002", "missing-mask")]
+
+
+def test_what_is_incomplete_is_quarantined_with_the_file_that_is_wanted(tmp_path: Path) -> None:
+    touch(tmp_path, "images/1.nii.gz", "masks/1.nii.gz", "images/2.nii.gz", "masks/3.nii.gz")
+    cohort = find_cases(tmp_path, data(**PATTERNS))
+    assert [case.case_id for case in cohort.cases] == ["1"]
+    lone_image, lone_mask = cohort.quarantined
+    assert (lone_image.case_id, lone_image.code) == ("2", "missing-mask")
+    assert str(tmp_path / "images/2.nii.gz") in lone_image.reason
+    assert str(tmp_path / "masks/2.nii.gz") in lone_image.reason
+    assert (lone_mask.case_id, lone_mask.code) == ("3", "missing-image")
+    assert str(tmp_path / "masks/3.nii.gz") in lone_mask.reason
+
+
+def test_patient_by_regular_expression(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{kind}/{case}.nii.gz" for kind in ("images", "masks") for case in ("12_a", "12_b", "7_a")))
+    cases = find_cases(tmp_path, data(**PATTERNS, patient="^([0-9]+)_")).cases
+    assert [(case.case_id, case.patient_id) for case in cases] == [("12_a", "12"), ("12_b", "12"), ("7_a", "7")]
+    with pytest.raises(UsageError, match=r"data.patient: '\^x\(\.\)' does not match the case id 12_a"):
+        find_cases(tmp_path, data(**PATTERNS, patient="^x(.)"))
+
+
+def test_a_case_id_for_two_files_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/scan.nii", "p2/scan.nii", "p1/mask.nii")
+    with pytest.raises(UsageError, match=r"p2/scan\.nii: case id scan is also that of .*p1/scan\.nii; refine the pat"):
+        find_cases(tmp_path, data(image="{patient}/{case}.nii", mask="{patient}/{case}_mask.nii"))
+
+
+def test_folders_without_a_case_say_what_they_hold(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere: no such data folder"):
+        find_cases(tmp_path / "nowhere", data(**PATTERNS))
+    with pytest.raises(UsageError, match=r"no \.nii or \.nii\.gz file"):
+        find_cases(tmp_path, data(**PATTERNS))
+    touch(tmp_path, "ct/1.nii")
+    with pytest.raises(UsageError, match=r"it holds for example ct/1\.nii; set data\.image"):
+        find_cases(tmp_path, data(**PATTERNS))
+    touch(tmp_path, "images/1.nii.gz")
+    with pytest.raises(UsageError, match=r"1 incomplete, the first: .*images/1\.nii\.gz: has no mask"):
+        find_cases(tmp_path, data(**PATTERNS))
+
+
+def test_glob() -> None:
+    assert pattern_to_glob("{patient}/x_{case}.nii.gz") == "*/x_*.nii.gz"
+
+
+# --- manifest -------------------------------------------------------------------------------------------------
+
+HEADER = "case_id,patient_id,image,mask,split\n"
+
+
+def manifest(root: Path, text: str | bytes) -> dict[str, Any]:
+    """Writes the manifest beside two scans `a` and `b`."""
+    touch(root, "a.nii", "a_m.nii", "b.nii", "b_m.nii")
+    (root / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return data(manifest="list.csv")
+
+
+def refused(root: Path, text: str | bytes) -> str:
+    with pytest.raises(UsageError) as caught:
+        find_cases(root, manifest(root, text))
+    assert "list.csv" in str(caught.value)
+    return str(caught.value)
+
+
+PLAIN = HEADER + "b,p2,b.nii,b_m.nii,val\na,p1,a.nii,a_m.nii,train\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        "\ufeff" + PLAIN,
+        PLAIN.replace("\n", "\r\n"),
+        PLAIN.replace(",", " , ").replace("case_id , patient_id , image , mask , split", HEADER.strip()),
+        PLAIN.replace("\na", "\n\n\na"),
+        "mask,note,image,split,patient_id,case_id\nb_m.nii,x,b.nii,val,p2,b\na_m.nii,\"y,\nz\",a.nii,train,p1,a\n",
+    ],
+    ids=["plain", "byte order mark", "CRLF", "spaces", "blank lines", "other columns"],
+)
+def test_manifest(tmp_path: Path, text: str) -> None:
+    assert find_cases(tmp_path, manifest(tmp_path, text)).cases == [
+        Case("a", "p1", tmp_path / "a.nii", tmp_path / "a_m.nii", "train"),
+        Case("b", "p2", tmp_path / "b.nii", tmp_path / "b_m.nii", "val"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["case_id,image,mask\na,a.nii,a_m.nii\n", HEADER + "a,,a.nii,a_m.nii,\n", HEADER + "a,  ,a.nii,a_m.nii\n"],
+    ids=["no columns", "empty cells", "short line"],
+)
+def test_without_patient_and_split_a_case_is_its_own_patient(tmp_path: Path, text: str) -> None:
+    (case,) = find_cases(tmp_path, manifest(tmp_path, text)).cases
+    assert (case.patient_id, case.split) == ("a", "")
+
+
+def test_blank_patients_are_not_one_patient(tmp_path: Path) -> None:
+    text = HEADER + "a, ,a.nii,a_m.nii,train\nb, ,b.nii,b_m.nii,test\n"
+    assert [case.patient_id for case in find_cases(tmp_path, manifest(tmp_path, text)).cases] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("case_id,patient_id,split\na,p1,train\n", "lacks the columns image, mask"),
+        ("case_id;image;mask\na;a.nii;a_m.nii\n", "lacks the columns case_id, image, mask"),
+        ("", "lacks the columns case_id, image, mask"),
+        (HEADER + "a,p1,a.nii,a_m.nii,train\na,p1,b.nii,b_m.nii,train\n", "case_id a stands on several lines"),
+        (HEADER + "a,p1,a.nii,a_m.nii,train\nb,p1,b.nii,b_m.nii,test\n",
+         "line 3: patient p1 is in train and in test; a patient must stay in one split"),
+        (HEADER + "a,p1,a.nii,a_m.nii,\nb,p1,b.nii,b_m.nii,test\n", "line 3: patient p1 is in no split and in test"),
+        (HEADER + "\n\na,p1,a.nii,a_m.nii,training\n", "line 4: split 'training', wanted train, val, test"),
+        (HEADER + ",p1,a.nii,a_m.nii,train\n", "line 2: case_id '' must be a name"),
+        (HEADER + "../a,p1,a.nii,a_m.nii,train\n", "line 2: case_id '../a' must be a name without /"),
+        (HEADER.encode() + b"\xe4,p1,a.nii,a_m.nii,train\n", "not a CSV file in UTF-8"),
+        (HEADER, "no complete case found"),
+    ],
+)  # fmt: skip
+def test_unusable_manifest(tmp_path: Path, text: str | bytes, said: str) -> None:
+    assert said in refused(tmp_path, text)
+
+
+def test_missing_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"list\.csv: no such manifest \(data\.manifest\)"):
+        find_cases(tmp_path, data(manifest="list.csv"))
+
+
+def test_lines_whose_files_are_missing_are_quarantined(tmp_path: Path) -> None:
+    root = tmp_path / "with mask in its name"
+    text = HEADER + "a,p1,a.nii,a_m.nii,train\nb,p2,b.nii,none.nii,val\nc,p3,none.nii,b_m.nii,test\nd,p4,b.nii,,\n"
+    cohort = find_cases(root, manifest(root, text))
+    assert [case.case_id for case in cohort.cases] == ["a"]
+    assert [(item.case_id, item.code) for item in cohort.quarantined] == [
+        ("b", "missing-mask"), ("c", "missing-image"), ("d", "missing-mask")]  # fmt: skip
+    assert "line 3: no such file: mask" in cohort.quarantined[0].reason
+    assert "none.nii" in cohort.quarantined[0].reason
+
+
+def test_absolute_paths_in_a_manifest_are_taken_as_they_are(tmp_path: Path) -> None:
+    elsewhere = touch(tmp_path / "elsewhere", "a.nii", "a_m.nii")
+    text = HEADER + f"a,p1,{elsewhere / 'a.nii'},{elsewhere / 'a_m.nii'},train\n"
+    (case,) = find_cases(tmp_path / "root", manifest(tmp_path / "root", text)).cases
+    assert case.image == elsewhere / "a.nii"
