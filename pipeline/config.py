@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
 import types
 import typing
@@ -42,7 +41,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class Section(BaseModel):
     """Base of every section: unknown keys and silent conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -204,19 +203,21 @@ class GateConfig(Section):
 class BeamConfig(Section):
     """How the Beam stages run."""
 
-    workers: int = Field(0, ge=0, description="worker threads of the in-process runner; 0: one per core")
     args: list[str] = Field(default_factory=list, description="further Beam arguments, such as another runner")
 
     def pipeline_args(self) -> list[str]:
         """Beam's arguments: its in-process runner by name, since the default one first looks for a download."""
         runner = [
             "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-            "--direct_running_mode=multi_threading",
-            f"--direct_num_workers={self.workers or os.cpu_count() or 1}",
-            # Without it, readers batch up to 1000 examples, images and all.
-            "--tfxio_use_byte_size_batching",
+            # Threads of Beam's own cost more than they bring: ingestion has its own, TensorFlow too.
+            "--direct_running_mode=in_memory",
+            # Names no image that is used: it only keeps TFX from packing its own sources anew for every stage.
+            "--sdk_container_image=in-process",
         ]
-        return self.args if any(item.startswith("--runner") for item in self.args) else [*runner, *self.args]
+        # Without it, readers batch up to 1000 examples, images and all.
+        batching = "--tfxio_use_byte_size_batching"
+        own_runner = any(item.startswith("--runner") for item in self.args)
+        return [*([] if own_runner else runner), batching, *self.args]
 
 
 class OutputConfig(Section):
@@ -300,7 +301,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = (), **sections: d
             names the key's path, the value and what is allowed.
     """
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if not path.is_file() and path.suffix == "":  # a folder of that name, such as `demo`, is no config
         path = SHIPPED / f"{source}.yaml"
     if not path.is_file():
         raise UsageError(

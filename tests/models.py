@@ -1,0 +1,145 @@
+"""Tiny SavedModels with the signatures and the contract of an exported model, whose output NumPy can compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schema import features as f
+from serving.contract import Contract
+from serving.versions import CONTRACT_FILE
+
+REFERENCE_MEAN_HU = 33.0
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A "network" without weights: sigmoid(slope * (HU - level)) up to an upper HU, 0 above it.
+
+    Attributes:
+        level: HU of probability one half.
+        upper: HU from which on nothing is lesion (bone).
+        slope: Steepness per HU.
+        looks_at: Which slice of the context it looks at: 0 the slice itself, -1 the one below.
+        brain: Shifts HU first so that the brain's mean becomes 33.
+        constant: Probability of every pixel instead of all that.
+    """
+
+    level: float = 55.0
+    upper: float = 100.0
+    slope: float = 0.3
+    looks_at: int = 0
+    brain: bool = False
+    constant: float | None = None
+
+    def numpy(self, hu: np.ndarray, brain_mean: float = float("nan")) -> np.ndarray:
+        """Probabilities, float32 of shape (n, size, size), of HU of shape (n, slices, size, size)."""
+        plane = hu[:, hu.shape[1] // 2 + self.looks_at].astype(np.float64)
+        if self.constant is not None:
+            return np.full(plane.shape, self.constant, np.float32)
+        if self.brain:
+            plane = plane + (REFERENCE_MEAN_HU - brain_mean)
+        inside = (plane < self.upper).astype(np.float64)
+        return (inside / (1 + np.exp(-self.slope * (plane - self.level)))).astype(np.float32)
+
+    def tensorflow(self, hu: Any, brain_mean: Any) -> Any:
+        """The same, as TensorFlow operations."""
+        import tensorflow as tf
+
+        plane = tf.cast(hu[:, hu.shape[1] // 2 + self.looks_at], tf.float32)
+        if self.constant is not None:
+            return tf.fill(tf.shape(plane), np.float32(self.constant))
+        if self.brain:
+            plane += tf.reshape(REFERENCE_MEAN_HU - brain_mean, [-1, 1, 1])
+        return tf.cast(plane < self.upper, tf.float32) * tf.sigmoid(self.slope * (plane - self.level))
+
+
+def contract(**changes: Any) -> Contract:
+    """A contract of the tiny grid of 32 pixels of 6 mm."""
+    values: dict[str, Any] = {
+        "model_name": "ich",
+        "grid_size": 32,
+        "grid_spacing_mm": 6.0,
+        "context_slices": 0,
+        "windows": [{"name": "brain", "level": 40.0, "width": 80.0}],
+        "normalisation": "none",
+        "threshold": 0.5,
+        "min_component_ml": 0.0,
+        "data_fingerprint": "0123456789abcdef",
+        "config_fingerprint": "fedcba9876543210",
+        "patients": {"train": 1, "val": 1, "test": 1},
+    }
+    return Contract(**{**values, **changes})
+
+
+def export(folder: Path, network: Arithmetic | None = None, **changes: Any) -> Contract:
+    """Writes a SavedModel with its contract, as the trainer does.
+
+    Args:
+        folder: Folder of the SavedModel.
+        network: What it computes.
+        **changes: Fields of its contract.
+    """
+    import tensorflow as tf
+
+    network = network or Arithmetic()
+    made = contract(**{"normalisation": "brain" if network.brain else "none", **changes})
+    shape = [2 * made.context_slices + 1, made.grid_size, made.grid_size]
+    scalar = tf.io.FixedLenFeature([], tf.float32, default_value=0.0)
+    spec = {f.IMAGE: tf.io.FixedLenFeature([], tf.string), f.BRAIN_HU_MEAN: scalar}
+    hu_spec = tf.TensorSpec([None, *shape], tf.int16, name="hu")
+    brain_specs = [tf.TensorSpec([None], tf.float32, name=name) for name in (f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serving_default(examples: Any) -> dict[str, Any]:
+        parsed = tf.io.parse_example(examples, spec)
+        hu = tf.reshape(tf.io.decode_raw(parsed[f.IMAGE], tf.int16, little_endian=True), [-1, *shape])
+        return {"probability": network.tensorflow(hu, parsed[f.BRAIN_HU_MEAN])}
+
+    def with_brain(hu: Any, mean: Any, sd: Any) -> dict[str, Any]:
+        return {"probability": network.tensorflow(hu, mean)}
+
+    def without_brain(hu: Any) -> dict[str, Any]:
+        return {"probability": network.tensorflow(hu, None)}
+
+    predict_slices: Callable[..., Any] = (
+        tf.function(with_brain, input_signature=[hu_spec, *brain_specs])
+        if network.brain
+        else tf.function(without_brain, input_signature=[hu_spec])
+    )
+
+    @tf.function(input_signature=[])
+    def describe() -> dict[str, Any]:
+        return {"contract": tf.constant(made.to_json())}
+
+    tf.saved_model.save(
+        tf.Module(),
+        str(folder),
+        signatures={
+            "serving_default": serving_default,
+            "predict_slices": predict_slices,
+            "describe": describe,
+        },
+    )
+    write_contract(folder, made)
+    return made
+
+
+def write_contract(folder: Path, made: Contract) -> None:
+    """Writes the contract beside a model."""
+    path = folder / CONTRACT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(made.to_json(), encoding="utf-8")
+
+
+def unloadable(folder: Path, **changes: Any) -> Contract:
+    """A version whose files are all there while no network is: for what never loads a model."""
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(repr(sorted(changes.items())).encode())
+    made = contract(**changes)
+    write_contract(folder, made)
+    return made

@@ -1,0 +1,301 @@
+"""The configuration: what is refused and how, what overrides do, and what the hashes depend on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.imaging.errors import UsageError
+from pipeline.config import SHIPPED, Config, load_config, shipped_configs
+
+MINIMAL: dict[str, Any] = {"name": "tiny", "data": {"image": "i/{case}.nii.gz", "mask": "m/{case}.nii.gz"}}
+MODEL_SECTIONS = ("grid", "windows", "normalisation", "splits", "network", "training", "postprocess")
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    """A configuration with nothing but what must be given."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def refusal(source: Path | str, *settings: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_config(source, settings)
+    return str(caught.value)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        # unknown keys, with what was meant and what there is
+        ("training.epoch=3", ["training.epoch:", "unknown key", "did you mean epochs?", "batch_size"]),
+        ("zzz=3", ["zzz:", "unknown key", "allowed:", "training"]),
+        ("training.augment.rotate=3", ["training.augment.rotate:", "did you mean", "rotate_degrees"]),
+        ("windows=[{name: a, level: 1, width: 2, lvl: 3}]", ["windows.0.lvl:", "did you mean level?", "width"]),
+        # wrong types: no silent conversion
+        ("training.epochs=ten", ["training.epochs:", "'ten'", "str", "integer"]),
+        ("training.epochs='10'", ["training.epochs:", "'10'", "str", "integer"]),
+        ("training.epochs=10.5", ["training.epochs:", "10.5", "integer"]),
+        ("training.epochs=true", ["training.epochs:", "True", "integer"]),
+        ("training.deterministic=1", ["training.deterministic:", "1", "boolean"]),
+        ("training.learning_rate=true", ["training.learning_rate:", "True", "number"]),
+        ("training.epochs=", ["training.epochs:", "None", "integer"]),
+        ("training=5", ["training:", "5 (int)", "dictionary"]),
+        ("windows=brain", ["windows:", "'brain'", "list"]),
+        ("data.lesion_labels=[1, two]", ["data.lesion_labels.1:", "'two'", "integer"]),
+        # out of range
+        ("training.epochs=0", ["training.epochs:", "0", "greater than or equal to 1"]),
+        ("training.learning_rate=-1e-3", ["training.learning_rate:", "-0.001", "greater than 0"]),
+        ("training.learning_rate=.nan", ["training.learning_rate:", "nan", "finite"]),
+        ("training.dice_weight=.inf", ["training.dice_weight:", "inf", "finite"]),
+        ("gate.min_mean_dice=1.5", ["gate.min_mean_dice:", "1.5", "less than or equal to 1"]),
+        ("postprocess.threshold=1", ["postprocess.threshold:", "less than 1"]),
+        ("network.block=dense", ["network.block:", "'dense'", "'plain' or 'residual'"]),
+        ("network.stem_stride=3", ["network.stem_stride:", "3", "1 or 2"]),
+        ("normalisation=zscore", ["normalisation:", "'zscore'", "'none' or 'brain'"]),
+        ("windows=[]", ["windows:", "at least 1"]),
+        ("name=Not A Name", ["name:", "'Not A Name'", "pattern"]),
+        ("output.model_name=../x", ["output.model_name:", "'../x'", "pattern"]),
+        # layouts
+        ("data.image=images/*.nii.gz", ["data.image:", "'images/*.nii.gz'", "{case} once"]),
+        ("data.image='{case}/{case}.nii.gz'", ["data.image:", "{case} once"]),
+        ("data.mask=/abs/{case}.nii.gz", ["data.mask:", "relative to the data folder"]),
+        ("data.mask=../{case}.nii.gz", ["data.mask:", "stay inside it"]),
+        ("data.mask='{case}/{series}.nii.gz'", ["data.mask:", "no placeholder but {case} and {patient}"]),
+        ("data.patient='([0-9]+'", ["data.patient:", "'([0-9]+'", "regular expression"]),
+        ("data.patient='[0-9]+'", ["data.patient:", "group that holds the patient id"]),
+        # impossible combinations
+        ("data.manifest=m.csv", ["data:", "either manifest or image and mask"]),
+        ("data.mask=null", ["data:", "image and mask patterns, or a manifest"]),
+        ("splits.train=80", ["splits:", "must be 100, found 110"]),
+        ("grid.size=100", ["grid.size: found 100", "multiple of 16"]),
+        ("windows=[{name: a, level: 1, width: 2}, {name: a, level: 2, width: 2}]", ["windows:", "['a', 'a']"]),
+    ],
+)  # fmt: skip
+def test_refusal_names_path_value_and_what_is_allowed(minimal: Path, setting: str, wanted: list[str]) -> None:
+    message = refusal(minimal, setting)
+    assert message.startswith(f"{minimal}:")
+    for part in wanted:
+        assert part in message, message
+    assert "pydantic" not in message
+    assert "errors.pydantic.dev" not in message
+
+
+def test_combinations_of_two_allowed_values(minimal: Path) -> None:
+    load_config(minimal, ["network.depth=7"])  # 256 pixels are two of 128
+    load_config(minimal, ["training.dice_weight=0"])
+    message = refusal(minimal, "network.depth=7", "grid.size=128")
+    assert "network.depth: found 7, too deep for grid.size 128" in message
+    message = refusal(minimal, "training.dice_weight=0", "training.cross_entropy_weight=0")
+    assert "training: dice_weight and cross_entropy_weight must not both be 0" in message
+
+
+def test_all_mistakes_are_listed_at_once(minimal: Path) -> None:
+    message = refusal(minimal, "training.epochs=0", "grid.sise=64", "gate.max_dice_drop=2")
+    assert len(message.splitlines()) == 4
+    for path in ("training.epochs:", "grid.sise:", "gate.max_dice_drop:"):
+        assert path in message
+
+
+def test_what_must_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("grid:\n  size: 64\n")
+    message = refusal(path)
+    assert "name: missing" in message
+    assert "data: missing" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("name: [unclosed\n", "not valid YAML"),
+        ("name: a\n\tdata: b\n", "not valid YAML"),
+        ("just text", "found str, wanted a mapping"),
+        ("", "found NoneType, wanted a mapping"),
+        ("- a\n- b\n", "found list, wanted a mapping"),
+        ("name: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str, wanted: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}:")
+    assert wanted in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"name: \xff\xfe\x00")
+    assert refusal(path).startswith(f"{path}: not valid YAML")
+
+
+@pytest.mark.parametrize("source", ["nowhere.yaml", "nothing", "folder/nothing", "."])
+def test_a_missing_config_names_those_there_are(source: str) -> None:
+    message = refusal(source)
+    assert message.startswith(f"{source}: no such configuration")
+    assert "demo" in message
+    assert "phe_sich" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ("training.epochs", "wanted key.path=value"),
+        ("=3", "wanted key.path=value"),
+        ("", "wanted key.path=value"),
+        ("windows=[{", "'[{' is not valid YAML; quote it"),
+        ("data.mask={case}/mask.nii.gz", "'{case}/mask.nii.gz' is not valid YAML; quote it"),
+        ("name.first=a", "name is no section"),
+    ],
+)
+def test_malformed_overrides(minimal: Path, setting: str, wanted: str) -> None:
+    message = refusal(minimal, setting)
+    assert message.startswith(f"--set {setting}:")
+    assert wanted in message
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "0.001", "+1e-3", ".001"])
+def test_numbers_as_people_write_them(minimal: Path, text: str) -> None:
+    assert load_config(minimal, [f"training.learning_rate={text}"]).training.learning_rate == 0.001
+
+
+def test_a_name_that_looks_like_a_number_in_part_stays_text(minimal: Path) -> None:
+    assert load_config(minimal, ["name=1e-3x"]).name == "1e-3x"
+
+
+def test_overrides_reach_any_depth_and_the_last_one_wins(minimal: Path) -> None:
+    config = load_config(
+        minimal,
+        ["training.augment.flip=false", "grid.size=64", "grid.size=128", "beam.args=[--a, --b]", "data.patient=^(..)"],
+    )
+    assert config.training.augment.flip is False
+    assert config.training.augment.rotate_degrees == 15.0  # its neighbours keep their defaults
+    assert config.grid.size == 128
+    assert config.beam.args == ["--a", "--b"]
+    assert config.data.patient == "^(..)"
+
+
+def test_an_override_may_contain_equals_signs(minimal: Path) -> None:
+    assert load_config(minimal, ["beam.args=['--x=1']"]).beam.args == ["--x=1"]
+
+
+def test_sections_from_the_command_line_leave_out_what_was_not_given(minimal: Path) -> None:
+    config = load_config(minimal, data={"root": "scans"}, output={"root": None})
+    assert config.data.root == "scans"
+    assert config.data.image == "i/{case}.nii.gz"
+    assert config.output.root is None
+
+
+def test_loading_twice_gives_the_same_and_a_config_cannot_be_changed(minimal: Path) -> None:
+    config = load_config(minimal)
+    assert config == load_config(minimal)
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_load_by_name_and_by_path(name: str) -> None:
+    config = load_config(name)
+    assert config == load_config(SHIPPED / f"{name}.yaml")
+    assert config.name == name
+    # What is printed by `ich config` can be read again.
+    assert Config.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+def test_the_promised_configs_are_shipped() -> None:
+    assert {"bhsd", "ct_ich", "demo", "instance2022", "phe_sich", "production_gpu"} <= set(shipped_configs())
+
+
+def test_a_folder_of_a_shipped_name_does_not_hide_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("demo").name == "demo"
+
+
+def test_a_file_without_a_suffix_is_taken_before_a_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").write_text(yaml.safe_dump(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    assert load_config("demo").name == "tiny"
+
+
+@pytest.mark.parametrize(("context", "channels"), [(0, 3), (1, 9), (2, 15)])
+def test_channels(minimal: Path, context: int, channels: int) -> None:
+    assert load_config(minimal, [f"grid.context_slices={context}"]).channels == channels
+
+
+# --- what is derived
+
+CHANGES = {
+    "name": "name=other",
+    "data": "data.root=elsewhere",
+    "grid": "grid.spacing_mm=0.8",
+    "windows": "windows=[{name: brain, level: 40, width: 80}]",
+    "normalisation": "normalisation=brain",
+    "splits": "splits.salt=x",
+    "network": "network.dropout=0.1",
+    "training": "training.seed=1",
+    "postprocess": "postprocess.threshold=0.4",
+    "gate": "gate.min_mean_dice=0.6",
+    "beam": "beam.args=[--a]",
+    "output": "output.root=elsewhere",
+}
+
+
+def test_every_section_has_a_change_in_this_table() -> None:
+    assert set(CHANGES) == set(Config.model_fields)
+
+
+@pytest.mark.parametrize("section", CHANGES)
+def test_fingerprint_changes_with_what_shapes_a_model_and_with_nothing_else(minimal: Path, section: str) -> None:
+    before, after = load_config(minimal), load_config(minimal, [CHANGES[section]])
+    assert before != after
+    assert (before.fingerprint() != after.fingerprint()) == (section in MODEL_SECTIONS)
+
+
+@pytest.mark.parametrize("section", CHANGES)
+def test_subset_holds_its_sections_and_no_other(minimal: Path, section: str) -> None:
+    before, after = load_config(minimal), load_config(minimal, [CHANGES[section]])
+    assert before.subset(section) != after.subset(section)
+    others = [name for name in CHANGES if name != section]
+    assert before.subset(*others) == after.subset(*others)
+    assert set(json.loads(before.subset(*others))) == set(others)
+
+
+def test_a_default_that_is_written_out_changes_nothing(minimal: Path) -> None:
+    plain, explicit = load_config(minimal), load_config(minimal, ["training.epochs=30", "grid.size=256"])
+    assert plain.fingerprint() == explicit.fingerprint()
+    assert plain.subset("grid", "training") == explicit.subset("training", "grid")
+
+
+def test_beam_names_its_runner(minimal: Path) -> None:
+    args = load_config(minimal, ["beam.args=[--extra=1]"]).beam.pipeline_args()
+    assert sum(item.startswith("--runner=") for item in args) == 1
+    assert "FnApiRunner" in args[0]
+    assert "--tfxio_use_byte_size_batching" in args
+    assert args[-1] == "--extra=1"  # so that it wins over ours
+
+
+def test_another_beam_runner_replaces_ours_and_its_options(minimal: Path) -> None:
+    args = load_config(minimal, ["beam.args=[--runner=FlinkRunner, --flink_master=local]"]).beam.pipeline_args()
+    assert [item for item in args if "run" in item] == ["--runner=FlinkRunner"]
+    assert "--flink_master=local" in args
+    # It is about TFX's readers and not about the runner: without it batches of 1000 images come back.
+    assert "--tfxio_use_byte_size_batching" in args
