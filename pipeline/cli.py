@@ -185,7 +185,7 @@ def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects
 
     if defects == "list":
         for name, defect in DEFECTS.items():
-            click.echo(f"{name:<24}{defect.description}")
+            click.echo(f"{name:<24}{defect.summary}")
         return
     from pipeline.config import load_config
     from pipeline.progress import progress_bar

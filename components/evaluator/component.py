@@ -13,6 +13,7 @@ from tfx.components.evaluator.component import Evaluator as TfxEvaluator
 from tfx.dsl.components.base import executor_spec
 
 from components.evaluator.executor import Executor
+from components.evaluator.patient_metrics import KEYS
 from schema import features as f
 
 SIGNATURE = "serving_default"
@@ -76,17 +77,34 @@ def eval_config(gate: Mapping[str, Any], code_version: str) -> config_pb2.EvalCo
         code_version: Becomes part of the metrics' configuration, and so of the cache key.
     """
 
-    def at_least(value: float) -> config_pb2.GenericValueThreshold:
+    def bound(value: float) -> config_pb2.GenericValueThreshold:
         return config_pb2.GenericValueThreshold(lower_bound=wrappers_pb2.DoubleValue(value=value))
 
-    dice = config_pb2.MetricThreshold(
-        value_threshold=at_least(gate["min_mean_dice"]),
-        change_threshold=config_pb2.GenericChangeThreshold(
-            absolute=wrappers_pb2.DoubleValue(value=-gate["max_dice_drop"]),
-            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
+    thresholds = {
+        "patient_dice": config_pb2.MetricThreshold(
+            value_threshold=bound(gate["min_mean_dice"]),
+            change_threshold=config_pb2.GenericChangeThreshold(
+                absolute=wrappers_pb2.DoubleValue(value=-gate["max_dice_drop"]),
+                direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
+            ),
         ),
-    )
-    patients = config_pb2.MetricThreshold(value_threshold=at_least(gate["min_test_patients"]))
+        "patients": config_pb2.MetricThreshold(value_threshold=bound(gate["min_test_patients"])),
+    }
+    # A threshold without a slice would hold for every slice, down to the single scan.
+    whole_split = [config_pb2.SlicingSpec()]
+    metrics = [
+        config_pb2.MetricConfig(
+            class_name="PatientMetric",
+            module="components.evaluator.patient_metrics",
+            config=json.dumps({"name": key, "code_version": code_version}),
+            per_slice_thresholds=[
+                config_pb2.PerSliceMetricThreshold(slicing_specs=whole_split, threshold=thresholds[key])
+            ]
+            if key in thresholds
+            else [],
+        )
+        for key in KEYS
+    ]
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
@@ -99,18 +117,6 @@ def eval_config(gate: Mapping[str, Any], code_version: str) -> config_pb2.EvalCo
             config_pb2.SlicingSpec(feature_keys=[f.SIZE_BIN]),
             config_pb2.SlicingSpec(feature_keys=[f.CASE_ID]),
         ],
-        metrics_specs=[
-            config_pb2.MetricsSpec(
-                query_key=f.CASE_ID,
-                metrics=[
-                    config_pb2.MetricConfig(
-                        class_name="PatientMetrics",
-                        module="components.evaluator.patient_metrics",
-                        config=json.dumps({"code_version": code_version}),
-                    )
-                ],
-                thresholds={"patient_dice": dice, "patients": patients},
-            )
-        ],
+        metrics_specs=[config_pb2.MetricsSpec(query_key=f.CASE_ID, metrics=metrics)],
         options=config_pb2.Options(include_default_metrics=wrappers_pb2.BoolValue(value=False)),
     )

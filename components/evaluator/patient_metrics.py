@@ -37,14 +37,17 @@ KEYS = ("patient_dice", *MEANS[1:], "patient_dice_sd", "patients", "scans")
 Accumulator = dict[str, list[tuple[float, ...]]]
 
 
-class PatientMetrics(metric_types.Metric):
-    """The means over patients of a scan's measures, named `KEYS`; needs the query key `case_id`."""
+class PatientMetric(metric_types.Metric):
+    """One of `KEYS`; needs the query key `case_id`.
 
-    def __init__(self, code_version: str = "", name: str = "patient_metrics") -> None:
-        super().__init__(metric_util.merge_per_key_computations(_computations), code_version=code_version, name=name)
+    All of them share one computation, which TFMA runs once.
+    """
+
+    def __init__(self, name: str = "patient_dice", code_version: str = "") -> None:
+        super().__init__(metric_util.merge_per_key_computations(_computations), name=name, code_version=code_version)
 
 
-metric_types.register_metric(PatientMetrics)
+metric_types.register_metric(PatientMetric)
 
 
 def _computations(

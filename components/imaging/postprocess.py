@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
-
 import cc3d
 import numpy as np
+from isal import isal_zlib
 
 from components.imaging.geometry import Geometry
 
@@ -55,10 +54,10 @@ def outline(
 
 def pack_mask(mask: np.ndarray) -> bytes:
     """A bool mask as compressed bits; `unpack_mask` is the inverse."""
-    return zlib.compress(np.packbits(mask), 6)
+    return isal_zlib.compress(np.packbits(mask), 1)
 
 
 def unpack_mask(data: bytes, rows: int, columns: int) -> np.ndarray:
     """bool of shape (rows, columns) from `pack_mask`."""
-    bits = np.frombuffer(zlib.decompress(data), np.uint8)
+    bits = np.frombuffer(isal_zlib.decompress(data), np.uint8)
     return np.unpackbits(bits, count=rows * columns).reshape(rows, columns).astype(bool)

@@ -132,7 +132,7 @@ def slice_examples(
     """
     geometry = scan.geometry
     count = geometry.native_shape[0]
-    pixels = mask.reshape(count, -1).sum(axis=1)
+    pixels = np.array([np.count_nonzero(plane) for plane in mask])
     pixel_cm2 = geometry.spacing_mm[1] * geometry.spacing_mm[2] / 100.0
     volume_ml = float(pixels.sum()) * geometry.voxel_ml
     bin_name = f.size_bin(volume_ml)
@@ -174,9 +174,10 @@ def slice_examples(
         for position, name in enumerate(f.HEAD_HU_PERCENTILES):
             _set(values[name], float(scan.head.percentiles[index, position]))
         records.append(example.SerializeToString())
-    digest = hashlib.blake2b(scan.hu.tobytes() + coverage.tobytes(), digest_size=16).hexdigest()
+    digest = hashlib.sha256(scan.hu)
+    digest.update(coverage)
     record = CaseRecord(
-        case.case_id, case.patient_id, split, count, int(lesion.size), round(volume_ml, 4), bin_name, digest
+        case.case_id, case.patient_id, split, count, int(lesion.size), round(volume_ml, 4), bin_name, digest.hexdigest()[:32]
     )
     return records, record
 

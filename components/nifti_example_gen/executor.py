@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +32,11 @@ CASES_PER_SHARD = 4
 
 
 class Shard(NamedTuple):
-    """Cases that share one TFRecord file."""
+    """Cases that share one TFRecord file, below the folder of all splits."""
 
-    uri: str
+    folder: str
     split: str
+    name: str
     cases: list[Case]
 
 
@@ -67,7 +69,7 @@ class Executor(BaseExampleGenExecutor):
                 pipeline
                 | "Shards" >> beam.Create(shards)
                 | "Spread" >> beam.Reshuffle()
-                | "Write" >> beam.ParDo(_WriteShard(settings["data"], settings["grid"]))
+                | "Write" >> beam.ParDo(_WriteShard(settings))
                 | "Gather" >> beam.combiners.ToList()
                 | "List" >> beam.Map(_write_listing, listing, cohort.quarantined)
             )
@@ -80,36 +82,43 @@ def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
         total = -(-len(cases) // CASES_PER_SHARD)
         for number in range(total):
             name = f"examples-{number:05d}-of-{total:05d}.gz"
-            uri = os.path.join(artifact_utils.get_split_uri([examples], split), name)  # noqa: PTH118
-            yield Shard(uri, split, cases[number * CASES_PER_SHARD : (number + 1) * CASES_PER_SHARD])
+            yield Shard(examples.uri, split, name, cases[number * CASES_PER_SHARD : (number + 1) * CASES_PER_SHARD])
 
 
 class _WriteShard(beam.DoFn):
     """Turns a shard's cases into one TFRecord file; yields what became of each case."""
 
-    def __init__(self, data: dict[str, Any], grid: dict[str, Any]) -> None:
-        self._data = data
-        self._grid = grid
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        """Starts the threads: reading and resampling leave Python's lock to others most of the time."""
+        self._pool = ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), CASES_PER_SHARD))
+
+    def teardown(self) -> None:
+        """Ends them."""
+        self._pool.shutdown()
 
     def process(self, shard: Shard) -> Iterable[CaseRecord | Quarantined]:
         """Yields a `CaseRecord` or a `Quarantined` per case."""
         with RecordBuffer() as buffer:
-            for case in shard.cases:
-                try:
-                    scan, mask = read_case(case, self._data, self._grid)
-                except ScanError as error:
-                    yield Quarantined(case.case_id, error.code, str(error))
-                    continue
-                examples, record = slice_examples(case, shard.split, scan, mask, self._grid["context_slices"])
+            for examples, outcome in self._pool.map(lambda case: self._convert(case, shard.split), shard.cases):
                 for example in examples:
                     buffer.add(example)
-                yield record
+                yield outcome
         if buffer.count:
             # Readers take `*` in the folder, so a file gets its place there only when it is whole.
-            part = os.path.join(os.path.dirname(os.path.dirname(shard.uri)), f".{shard.split}-{os.path.basename(shard.uri)}")  # noqa: E501, PTH118, PTH119, PTH120
+            part = os.path.join(shard.folder, f".{shard.split}-{shard.name}")  # noqa: PTH118 - a URI
             with fileio.open(part, "wb") as file:
                 file.write(buffer.data)
-            fileio.rename(part, shard.uri, overwrite=True)
+            fileio.rename(part, os.path.join(shard.folder, f"Split-{shard.split}", shard.name), overwrite=True)  # noqa: PTH118
+
+    def _convert(self, case: Case, split: str) -> tuple[list[bytes], CaseRecord | Quarantined]:
+        try:
+            scan, mask = read_case(case, self._settings["data"], self._settings["grid"])
+        except ScanError as error:
+            return [], Quarantined(case.case_id, error.code, str(error))
+        return slice_examples(case, split, scan, mask, self._settings["grid"]["context_slices"])
 
 
 def _write_listing(outcomes: list[CaseRecord | Quarantined], uri: str, incomplete: list[Quarantined]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,34 @@ from serving.versions import read_contract, versions
 
 
 class Executor(tfx_pusher.Executor):
-    """Pushes unless the newest version came from the same data, configuration and code."""
+    """Pushes unless the newest version came from the same export; versions never go backwards."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """Pushes a blessed model."""
+        """Pushes a blessed model; a local folder receives it in one atomic step."""
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties[specs.PUSH_DESTINATION_KEY], destination)
-        served = versions(Path(destination.filesystem.base_directory))
-        if served and self.CheckBlessing(input_dict) and _same(Path(self.GetModelPath(input_dict)), served[-1]):
-            pushed = artifact_utils.get_single_instance(output_dict[specs.PUSHED_MODEL_KEY])
-            self._MarkPushed(pushed, pushed_destination=str(served[-1]), pushed_version=served[-1].name)
+        base = destination.filesystem.base_directory
+        if "://" in base:
+            super().Do(input_dict, output_dict, exec_properties)
             return
-        if served:
-            # Versions are seconds: a clock that was set back must not put a new model behind an old one.
-            while int(time.time()) <= int(served[-1].name) < int(time.time()) + 5:
-                time.sleep(0.2)
-        super().Do(input_dict, output_dict, exec_properties)
+        pushed = artifact_utils.get_single_instance(output_dict[specs.PUSHED_MODEL_KEY])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        candidate, served = Path(self.GetModelPath(input_dict)), versions(Path(base))
+        if served and _same(candidate, served[-1]):
+            target = served[-1]
+        else:
+            # Unix time as TFX has it, but a clock that was set back must not put a new model behind an old one.
+            newest = int(served[-1].name) if served else 0
+            target = Path(base) / str(max(int(time.time()), newest + 1))
+            # TF Serving takes only folders whose name is a number, so it sees the model whole or not at all.
+            part = target.with_name(f".{target.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(candidate, part)
+            part.rename(target)
+        shutil.copytree(candidate, pushed.uri, dirs_exist_ok=True)
+        self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
 
 
 def _same(candidate: Path, served: Path) -> bool:
