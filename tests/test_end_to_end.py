@@ -1,0 +1,150 @@
+"""The whole pipeline on a small generated cohort, through the command line, again and again as a user would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from components.imaging.phantom import write_cohort
+from tests.command import ich
+
+SETTINGS = (
+    "grid.size=64",
+    "grid.spacing_mm=3.6",
+    "network.base_filters=8",
+    "network.depth=3",
+    "training.epochs=2",
+    "training.batch_size=8",
+    "gate.min_mean_dice=0",
+)
+DEFECTS = ("missing-mask", "truncated-gzip", "mask-other-shape")
+
+
+def run(data: Path, output: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """`ich run` with few steps; returns the process and the JSON that it printed last."""
+    settings = [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
+    process = ich("run", "-c", "demo", "-d", data, "-o", output, "--json", *settings)
+    last = process.stdout.strip().splitlines()[-1] if process.stdout.strip() else ""
+    return process, json.loads(last) if last.startswith("{") else {}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen sound patients and three bad cases."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder, patients=14, seed=3, size="tiny", defects=DEFECTS, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, dict[str, Any]]:
+    """Output folder, process and outcome of the first run."""
+    output = tmp_path_factory.mktemp("output")
+    process, outcome = run(cohort, output)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return output, process, outcome
+
+
+def test_a_run_ends_with_a_served_model_and_quarantines_bad_scans(first: tuple[Path, Any, dict[str, Any]]) -> None:
+    output, process, outcome = first
+    model = Path(outcome["model"])
+    assert model.parent == output / "serving" / "ich"
+    assert (model / "saved_model.pb").is_file()
+    assert (model / "assets.extra" / "contract.json").is_file()
+    (listing,) = (output / "artifacts" / "NiftiExampleGen" / "examples").glob("*/cases.json")
+    cases = json.loads(listing.read_text(encoding="utf-8"))
+    assert len(cases["cases"]) == 14
+    assert {item["code"] for item in cases["quarantined"]} == {"missing-mask", "truncated", "mask-shape"}
+    assert "3 quarantined" in process.stdout
+    assert outcome["verdict"]["blessed"] and outcome["exit_code"] == 0
+
+
+def test_the_terminal_shows_one_line_a_stage_and_no_third_party(first: tuple[Path, Any, dict[str, Any]]) -> None:
+    _, process, outcome = first
+    for stage in outcome["stages"]:
+        assert process.stdout.count(f"\n  {stage['name']} ") == 1
+    assert "WARNING" not in process.stdout + process.stderr
+    assert "Traceback" not in process.stdout + process.stderr
+    assert len(process.stdout.splitlines()) < 40
+    assert Path(outcome["log"]).stat().st_size > 1000
+
+
+def test_the_gate_measures_what_predict_then_writes(
+    first: tuple[Path, Any, dict[str, Any]], cohort: Path, tmp_path: Path
+) -> None:
+    """TFMA's Dice of each test scan is that of the mask file, by SimpleITK's own overlap measures."""
+    output, _, outcome = first
+    by_case = outcome["verdict"]["by_case"]
+    assert len(by_case) == outcome["verdict"]["overall"]["scans"] >= 1
+    for case, values in by_case.items():
+        process = ich("predict", cohort / "images" / f"{case}.nii.gz", "-o", tmp_path, "-m", output)
+        assert process.returncode == 0, process.stderr
+        predicted, truth = tmp_path / f"{case}_mask.nii.gz", cohort / "masks" / f"{case}.nii.gz"
+        assert values["dice" if "dice" in values else "patient_dice"] == pytest.approx(
+            itk_dice(truth, predicted), abs=1e-9
+        )
+
+
+def itk_dice(truth: Path, predicted: Path) -> float:
+    """Dice by SimpleITK; 1 when both are empty."""
+    images = []
+    for path in (truth, predicted):
+        image = nib.load(path)
+        images.append(sitk.GetImageFromArray((np.asarray(image.dataobj) > 0).astype(np.uint8)))
+    if not any(sitk.GetArrayViewFromImage(image).any() for image in images):
+        return 1.0
+    measures = sitk.LabelOverlapMeasuresImageFilter()
+    measures.Execute(*images)
+    return float(measures.GetDiceCoefficient())
+
+
+def test_predict_keeps_the_scans_grid(first: tuple[Path, Any, dict[str, Any]], cohort: Path, tmp_path: Path) -> None:
+    output, _, _ = first
+    scan = cohort / "images" / "001.nii.gz"
+    process = ich("predict", scan, "-o", tmp_path, "-m", output, "--json")
+    report = json.loads(process.stdout)
+    image, mask = nib.load(scan), nib.load(tmp_path / "001_mask.nii.gz")
+    assert mask.shape == image.shape and mask.get_data_dtype() == np.uint8
+    assert np.array_equal(mask.affine, image.affine)
+    assert [int(mask.header[key]) for key in ("sform_code", "qform_code")] == [
+        int(image.header[key]) for key in ("sform_code", "qform_code")
+    ]
+    voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    assert report["volume_ml"] == pytest.approx(np.asarray(mask.dataobj).sum() * voxel_ml, abs=2e-3)
+    assert (tmp_path / "001.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_run_again_reuses_every_stage_and_pushes_nothing(
+    first: tuple[Path, Any, dict[str, Any]], cohort: Path
+) -> None:
+    output, _, outcome = first
+    process, again = run(cohort, output)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert again["model"] == outcome["model"]
+    assert len(list((output / "serving" / "ich").iterdir())) == 1
+    executed = {stage["name"] for stage in again["stages"] if not stage.get("cached") and stage["name"] != "start"}
+    # What is in service changed with the first run, so the gate looks anew; nothing before it does.
+    assert executed <= {"ServedModel", "Evaluator", "Pusher"}
+
+
+def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(
+    first: tuple[Path, Any, dict[str, Any]], cohort: Path
+) -> None:
+    output, _, outcome = first
+    process, refused = run(cohort, output, "training.seed=5", "training.epochs=1", "gate.min_mean_dice=0.99")
+    assert process.returncode == 3, process.stdout + process.stderr
+    assert refused["model"] == outcome["model"]
+    assert "refused by the gate" in process.stdout and "wanted at least 0.990" in process.stdout
+    baseline = refused["verdict"]["baseline"]
+    assert baseline["version"] == Path(outcome["model"]).name
+    same_scans = outcome["verdict"]["overall"]["patient_dice"]
+    assert baseline["overall"]["patient_dice"] == pytest.approx(same_scans, abs=1e-9)
+    # The listing of examples is untouched by another seed: nothing before Trainer ran again.
+    assert {stage["name"] for stage in refused["stages"] if stage.get("cached")} >= {"NiftiExampleGen", "StatisticsGen"}
