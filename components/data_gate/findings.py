@@ -48,7 +48,8 @@ def split_findings(split: str, anomalies: bytes) -> list[Finding]:
 
 def _only_missing(info: anomalies_pb2.AnomalyInfo) -> bool:
     """Whether all that is wrong is that there are no statistics, as of the pixels, of which none are taken."""
-    return all(reason.type == anomalies_pb2.AnomalyInfo.SCHEMA_MISSING_COLUMN for reason in info.reason)
+    kinds = {reason.type for reason in info.reason}
+    return kinds == {anomalies_pb2.AnomalyInfo.SCHEMA_MISSING_COLUMN}
 
 
 def _finding(split: str, feature: str, info: anomalies_pb2.AnomalyInfo) -> Finding:
