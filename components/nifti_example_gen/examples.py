@@ -174,10 +174,17 @@ def slice_examples(
         for position, name in enumerate(f.HEAD_HU_PERCENTILES):
             _set(values[name], float(scan.head.percentiles[index, position]))
         records.append(example.SerializeToString())
-    digest = hashlib.sha256(scan.hu)
-    digest.update(coverage)
+    digest = hashlib.sha256(scan.hu.data)
+    digest.update(coverage.data)
     record = CaseRecord(
-        case.case_id, case.patient_id, split, count, int(lesion.size), round(volume_ml, 4), bin_name, digest.hexdigest()[:32]
+        case_id=case.case_id,
+        patient_id=case.patient_id,
+        split=split,
+        slices=count,
+        lesion_slices=int(lesion.size),
+        lesion_ml=round(volume_ml, 4),
+        size_bin=bin_name,
+        digest=digest.hexdigest()[:32],
     )
     return records, record
 

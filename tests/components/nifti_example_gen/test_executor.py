@@ -1,0 +1,200 @@
+"""The stage's executor through Beam, on a generated cohort with defects in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from components.imaging.errors import UsageError
+from components.imaging.phantom import CohortSummary, write_cohort
+from components.nifti_example_gen.executor import CASES_PER_SHARD
+from pipeline.config import BeamConfig
+from schema import features as f
+from tests.components.nifti_example_gen.cohorts import execute
+
+DEFECTS = {
+    "truncated-gzip": "truncated",
+    "four-dimensional": "dimensions",
+    "mask-other-shape": "mask-shape",
+    "mask-other-affine": "mask-affine",
+    "missing-mask": "missing-mask",
+    "not-nifti": "not-nifti",
+}
+SOUND = 10
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortSummary:
+    out = tmp_path_factory.mktemp("executor") / "cohort"
+    return write_cohort(out, patients=SOUND, seed=5, size="tiny", defects=list(DEFECTS), workers=1)
+
+
+@pytest.fixture(scope="module")
+def ingested(cohort: CohortSummary, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path_factory.mktemp("ingested") / "examples"
+    return output, execute(cohort.out, output)
+
+
+def read(output: Path, split: str) -> list[Any]:
+    """Parsed examples of a split, read as every later stage reads them."""
+    files = sorted(str(path) for path in (output / f"Split-{split}").iterdir())
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator()
+    return [tf.train.Example.FromString(record).features.feature for record in records]
+
+
+def all_files(output: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_every_slice_is_there_once(cohort: CohortSummary, ingested: tuple[Path, dict[str, Any]]) -> None:
+    output, summary = ingested
+    found = Counter(
+        (row[f.CASE_ID].bytes_list.value[0].decode(), row[f.SLICE_INDEX].int64_list.value[0])
+        for split in f.SPLITS for row in read(output, split)
+    )  # fmt: skip
+    assert set(found.values()) == {1}
+    sound = {case.case_id for case in cohort.cases if not case.defect}
+    assert {case for case, _ in found} == sound == {case["case_id"] for case in summary["cases"]}
+    for case in summary["cases"]:
+        indices = sorted(index for name, index in found if name == case["case_id"])
+        assert indices == list(range(case["slices"]))
+    assert sum(found.values()) == sum(counts["slices"] for counts in summary["splits"].values())
+
+
+def test_truth_arrives_unchanged(cohort: CohortSummary, ingested: tuple[Path, dict[str, Any]]) -> None:
+    volumes = {case.case_id: sum(case.volumes_ml) for case in cohort.cases}
+    assert any(volumes.values())
+    for case in ingested[1]["cases"]:
+        assert case["lesion_ml"] == pytest.approx(volumes[case["case_id"]], rel=1e-3, abs=1e-3)
+        assert (case["lesion_slices"] > 0) == (volumes[case["case_id"]] > 0)
+
+
+def test_splits_hold_other_patients(ingested: tuple[Path, dict[str, Any]]) -> None:
+    output, summary = ingested
+    patients = {
+        split: {row[f.PATIENT_ID].bytes_list.value[0].decode() for row in read(output, split)} for split in f.SPLITS
+    }
+    assert sum(len(members) for members in patients.values()) == len(set().union(*patients.values())) == SOUND
+    for split, members in patients.items():
+        recorded = [case for case in summary["cases"] if case["split"] == split]
+        assert {case["patient_id"] for case in recorded} == members
+        counts = summary["splits"][split]
+        assert counts["patients"] == counts["scans"] == len(members) > 0
+        assert counts["slices"] == sum(case["slices"] for case in recorded)
+        assert counts["lesion_slices"] == sum(case["lesion_slices"] for case in recorded)
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(ingested: tuple[Path, dict[str, Any]]) -> None:
+    quarantined = ingested[1]["quarantined"]
+    assert {item["case_id"]: item["code"] for item in quarantined} == DEFECTS
+    assert [item["case_id"] for item in quarantined] == sorted(DEFECTS)
+    for item in quarantined:
+        assert item["case_id"] in item["reason"]
+
+
+def test_nothing_but_whole_shards_lies_in_the_split_folders(ingested: tuple[Path, dict[str, Any]]) -> None:
+    output, _ = ingested
+    assert {path.name for path in output.iterdir()} == {"cases.json", *(f"Split-{split}" for split in f.SPLITS)}
+    for split in f.SPLITS:
+        names = sorted(path.name for path in (output / f"Split-{split}").iterdir())
+        assert names
+        assert all(name.startswith("examples-") and name.endswith(".gz") for name in names)
+        assert len(names) <= -(-SOUND // CASES_PER_SHARD) + len(DEFECTS)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 1), (2, 2)])
+def test_the_bytes_do_not_depend_on_the_run(
+    cohort: CohortSummary,
+    ingested: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    workers: int,
+) -> None:
+    """Neither on the threads inside a step nor on the steps at a time."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    threads = ["--direct_running_mode=multi_threading", f"--direct_num_workers={workers}"]
+    execute(cohort.out, tmp_path / "again", beam=BeamConfig(args=threads if workers > 1 else []))
+    assert all_files(tmp_path / "again") == all_files(ingested[0])
+
+
+def test_the_fingerprint_does_not_depend_on_the_folder_or_on_what_is_unusable(
+    cohort: CohortSummary, ingested: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    link(cohort, tmp_path / "same", [case.case_id for case in cohort.cases if not case.defect])
+    same = execute(tmp_path / "same", tmp_path / "out")
+    assert same["quarantined"] == []
+    assert same["fingerprint"] == ingested[1]["fingerprint"]
+
+
+def test_a_manifest_fixes_the_splits(cohort: CohortSummary, tmp_path: Path) -> None:
+    link(cohort, tmp_path / "data", ["001", "002", "003", "004"])
+    write_manifest(tmp_path / "data", {"001": "test", "002": "train", "003": "val", "004": "train"})
+    summary = execute(tmp_path / "data", tmp_path / "out", data={"manifest": "list.csv", "lesion_labels": None})
+    assert {case["case_id"]: case["split"] for case in summary["cases"]} == {
+        "001": "test", "002": "train", "003": "val", "004": "train"}  # fmt: skip
+    assert {case["patient_id"] for case in summary["cases"]} == {"q001", "q002", "q003", "q004"}
+
+
+def link(cohort: CohortSummary, folder: Path, cases: list[str]) -> None:
+    """Some cases of a cohort in a folder of their own."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+        for case in cases:
+            (folder / kind / f"{case}.nii.gz").symlink_to(cohort.out / kind / f"{case}.nii.gz")
+
+
+def write_manifest(folder: Path, splits: dict[str, str]) -> None:
+    lines = [f"{case},q{case},images/{case}.nii.gz,masks/{case}.nii.gz,{split}" for case, split in splits.items()]
+    (folder / "list.csv").write_text("\n".join(["case_id,patient_id,image,mask,split", *lines]) + "\n")
+
+
+# --- refusals -------------------------------------------------------------------------------------------------
+
+
+def refused(root: Path, output: Path, **sections: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        execute(root, output, **sections)
+    return str(caught.value)
+
+
+def test_too_many_unusable_scans_stop_the_run(cohort: CohortSummary, tmp_path: Path) -> None:
+    data = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz", "max_quarantined": 0.37}
+    text = refused(cohort.out, tmp_path / "out", data=data)
+    assert f"{len(DEFECTS)} of {SOUND + len(DEFECTS)} scans are unusable, allowed is a share of 0.37" in text
+    for case, code in DEFECTS.items():
+        assert f"{case}: {code}: " in text
+    listing = json.loads((tmp_path / "out" / "cases.json").read_text())
+    assert len(listing["quarantined"]) == len(DEFECTS)
+
+
+def test_training_without_a_lesion_is_refused(cohort: CohortSummary, tmp_path: Path) -> None:
+    link(cohort, tmp_path / "data", ["001", "002", "003"])
+    write_manifest(tmp_path / "data", {"001": "train", "002": "val", "003": "test"})
+    text = refused(tmp_path / "data", tmp_path / "out", data={"manifest": "list.csv", "lesion_labels": [7]})
+    assert "no lesion in the whole training split (1 scans," in text
+    assert "data.lesion_labels" in text
+
+
+def test_a_split_left_empty_by_unusable_scans_is_refused(cohort: CohortSummary, tmp_path: Path) -> None:
+    link(cohort, tmp_path / "data", ["001", "002", "not-nifti"])
+    write_manifest(tmp_path / "data", {"001": "train", "002": "val", "not-nifti": "test"})
+    text = refused(tmp_path / "data", tmp_path / "out", data={"manifest": "list.csv"})
+    assert "train 1, val 1, test 0" in text
+    assert "quarantined were 1:\n  not-nifti: not-nifti: " in text
+
+
+def test_empty_folders_and_too_few_patients_are_refused_before_anything_is_read(
+    cohort: CohortSummary, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no complete case found" in refused(tmp_path / "empty", tmp_path / "out")
+    link(cohort, tmp_path / "data", ["001"])
+    assert "patients per split are" in refused(tmp_path / "data", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.gz"))

@@ -1,0 +1,72 @@
+"""The curated schema says the same as the feature names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+import schema
+from schema import features as f
+
+NAMES = (*f.BYTES_FEATURES, *f.STRING_FEATURES, *f.INT_FEATURES, *f.FLOAT_FEATURES, *f.INT_VECTORS, *f.FLOAT_VECTORS)
+
+
+@pytest.fixture(scope="module")
+def curated() -> schema_pb2.Schema:
+    return text_format.Parse(Path(str(schema.__file__)).with_name("schema.pbtxt").read_text(), schema_pb2.Schema())
+
+
+def test_every_feature_is_there_once(curated: schema_pb2.Schema) -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert sorted(feature.name for feature in curated.feature) == sorted(NAMES)
+
+
+def test_no_feature_name_is_forgotten_in_the_groups() -> None:
+    """Every constant of the module that holds one name belongs to a group, or is what Transform returns."""
+    constants = {value for name, value in vars(f).items() if name.isupper() and isinstance(value, str)}
+    assert constants - {f.IMAGE_XF, f.MASK_XF} == set(NAMES)
+
+
+def test_types_and_shapes(curated: schema_pb2.Schema) -> None:
+    kinds = {
+        **dict.fromkeys((*f.BYTES_FEATURES, *f.STRING_FEATURES), schema_pb2.BYTES),
+        **dict.fromkeys((*f.INT_FEATURES, *f.INT_VECTORS), schema_pb2.INT),
+        **dict.fromkeys((*f.FLOAT_FEATURES, *f.FLOAT_VECTORS), schema_pb2.FLOAT),
+    }
+    lengths = {**f.INT_VECTORS, **f.FLOAT_VECTORS}
+    for feature in curated.feature:
+        assert feature.type == kinds[feature.name], feature.name
+        wanted = [lengths[feature.name]] if feature.name in lengths else []
+        assert feature.HasField("shape"), feature.name
+        assert [dim.size for dim in feature.shape.dim] == wanted, feature.name
+        assert feature.presence.min_fraction == 1.0, feature.name
+
+
+def test_a_request_needs_what_serving_needs(curated: schema_pb2.Schema) -> None:
+    assert list(curated.default_environment) == ["TRAINING", "SERVING"]
+    served = [feature.name for feature in curated.feature if "SERVING" not in feature.not_in_environment]
+    assert sorted(served) == sorted(f.SERVING_FEATURES)
+    assert not any("TRAINING" in feature.not_in_environment for feature in curated.feature)
+
+
+def test_domains(curated: schema_pb2.Schema) -> None:
+    features = {feature.name: feature for feature in curated.feature}
+    assert list(features[f.SIZE_BIN].string_domain.value) == list(f.SIZE_BINS_ML)
+    for name in f.STATISTICS_FEATURES:
+        if name not in (f.ORIENTATION, f.SIZE_BIN):
+            assert features[name].WhichOneof("domain_info") in ("int_domain", "float_domain"), name
+    for feature in curated.feature:
+        kind = feature.WhichOneof("domain_info")
+        if kind in ("int_domain", "float_domain"):
+            domain = getattr(feature, kind)
+            assert domain.min < domain.max, feature.name
+            assert (kind == "int_domain") == (feature.type == schema_pb2.INT), feature.name
+
+
+def test_statistics_leave_out_pixels_and_identities() -> None:
+    assert not set(f.STATISTICS_FEATURES) & {*f.BYTES_FEATURES, f.CASE_ID, f.PATIENT_ID}
+    assert set(f.STATISTICS_FEATURES) < set(NAMES)
+    assert f.SPLITS == ("train", "val", "test")

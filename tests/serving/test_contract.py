@@ -1,0 +1,58 @@
+"""The contract of a model: written, read again, and refused where it cannot be understood."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from components.imaging.errors import UsageError
+from serving.contract import FORMAT, Contract
+
+CONTRACT = Contract(
+    model_name="ich",
+    grid_size=256,
+    grid_spacing_mm=0.9,
+    context_slices=1,
+    windows=[{"name": "brain", "level": 40.0, "width": 80.0}],
+    normalisation="brain",
+    threshold=0.45,
+    min_component_ml=0.1,
+    data_fingerprint="00ff",
+    config_fingerprint="11ff",
+    patients={"train": 7, "val": 2, "test": 1},
+    metrics={"dice": 0.7, "hd95": None},
+    versions={"keras": "3"},
+)
+
+
+def test_reading_gives_what_was_written() -> None:
+    assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
+    assert Contract.from_json(CONTRACT.to_json().encode()) == CONTRACT
+    assert json.loads(CONTRACT.to_json())["format"] == FORMAT
+
+
+def test_keys_of_a_later_program_are_ignored_within_a_format() -> None:
+    tree = {**json.loads(CONTRACT.to_json()), "colour": "red"}
+    assert Contract.from_json(json.dumps(tree)) == CONTRACT
+
+
+@pytest.mark.parametrize("text", [b"", "", "{", "[]", "3", '"text"', "null", "{}", b"\xff\xfe\x00"])
+def test_what_is_no_contract(text: str | bytes) -> None:
+    with pytest.raises(UsageError, match="carries no contract"):
+        Contract.from_json(text)
+
+
+@pytest.mark.parametrize("version", [FORMAT + 1, 0, "1", None])
+def test_another_format(version: Any) -> None:
+    tree = {**json.loads(CONTRACT.to_json()), "format": version}
+    with pytest.raises(UsageError, match=f"has format {version}, this program reads {FORMAT}"):
+        Contract.from_json(json.dumps(tree))
+
+
+def test_a_missing_key_is_named() -> None:
+    tree = json.loads(CONTRACT.to_json())
+    del tree["threshold"]
+    with pytest.raises(UsageError, match="threshold"):
+        Contract.from_json(json.dumps(tree))
