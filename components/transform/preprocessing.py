@@ -25,12 +25,13 @@ def decode_image(image: tf.Tensor, size: int, slices: int) -> tf.Tensor:
     Returns:
         int16 of shape (n, slices, size, size), HU.
     """
-    return tf.reshape(tf.io.decode_raw(image, tf.int16, little_endian=True), [-1, slices, size, size])
+    # The batch size is spelt out: an image of the wrong size is an error, and never taken for several images.
+    return tf.reshape(tf.io.decode_raw(image, tf.int16, little_endian=True), [tf.shape(image)[0], slices, size, size])
 
 
 def decode_mask(mask: tf.Tensor, size: int) -> tf.Tensor:
     """Coverage bytes to float32 of shape (n, size, size, 1) in [0, 1]."""
-    coverage = tf.reshape(tf.io.decode_raw(mask, tf.uint8), [-1, size, size, 1])
+    coverage = tf.reshape(tf.io.decode_raw(mask, tf.uint8), [tf.shape(mask)[0], size, size, 1])
     return tf.cast(coverage, tf.float32) * (1.0 / 255.0)
 
 

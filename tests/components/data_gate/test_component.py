@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import tfx.v1 as tfx
 from tensorflow.core.example.example_pb2 import Example
@@ -15,6 +14,7 @@ from tfx.components.example_validator import executor as validator
 from tfx.types import artifact_utils, standard_artifacts
 
 import tensorflow_data_validation as tfdv  # isort: skip - tfx goes first: it stands in for a module that is gone
+from tensorflow_data_validation.statistics import stats_impl
 from tfx_bsl.coders import example_coder
 
 from components.data_gate.component import DataGate
@@ -74,10 +74,8 @@ def twice(name: str) -> Edit:
 def statistics(examples: list[Example]) -> bytes:
     """TFDV's statistics with the options of the pipeline."""
     decoder = example_coder.ExamplesToRecordBatchDecoder()
-    batch: pa.RecordBatch = decoder.DecodeBatch([example.SerializeToString() for example in examples])
+    batch = decoder.DecodeBatch([example.SerializeToString() for example in examples])
     options = tfdv.StatsOptions(feature_allowlist=list(f.STATISTICS_FEATURES), num_values_histogram_buckets=3)
-    from tensorflow_data_validation.statistics import stats_impl
-
     columns = [name for name in batch.schema.names if name in f.STATISTICS_FEATURES]
     found = stats_impl.generate_statistics_in_memory(batch.select(columns), options)
     return bytes(found.SerializeToString())

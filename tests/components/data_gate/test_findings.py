@@ -79,7 +79,7 @@ def test_anomalies_of_the_whole_data_set() -> None:
 def test_a_split_without_examples_is_an_error() -> None:
     (found,) = split_findings("test", anomalies_pb2.Anomalies(data_missing=True).SerializeToString())
     assert found.severity == "error"
-    with pytest.raises(DataError, match="test: .* the split holds no examples"):
+    with pytest.raises(DataError, match=r"test: .* the split holds no examples"):
         refuse_errors([found])
 
 
