@@ -147,7 +147,8 @@ class NetworkConfig(Section):
 class AugmentConfig(Section):
     """Random changes to training slices; 0 switches one off."""
 
-    flip: bool = True
+    flip: bool = Field(True, description="exchange left and right in half of the slices")
+    affine_share: Fraction = Field(0.5, description="share of slices that are rotated, scaled and shifted")
     rotate_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
     shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")

@@ -1,4 +1,4 @@
-"""Random changes to training slices: one affine resampling of image and mask together, then intensities.
+"""Random changes to training slices: one affine resampling, the same for image and mask, then intensities.
 
 Everything is stateless: the same seed gives the same slices, whatever ran before.
 """
@@ -6,12 +6,12 @@ Everything is stateless: the same seed gives the same slices, whatever ran befor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-INTENSITY, NOISE, PLACE = 0, 1, 2
+INTENSITY, NOISE, PLACE, CHOICE = range(4)
 """Each kind of change draws from a stream of its own, so that switching one off leaves the others as they are."""
 
 
@@ -30,12 +30,46 @@ def augment(
     Returns:
         Image and mask of the same shapes.
     """
-    if any(config[key] for key in ("flip", "rotate_degrees", "scale", "shift")):
-        transforms = random_transforms(tf.shape(image)[0], image.shape[1], _stream(seed, PLACE), config)
-        image, mask = warp(image, mask, transforms)
+    image, mask = move(image, mask, seed, config)
     if config["intensity"] or config["noise"]:
         image = vary_intensity(image, seed, config, sensitivity)
     return image, mask
+
+
+def move(
+    image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Flips half of the slices, and rotates, scales and shifts a share of them.
+
+    Resampling is the dearest step between disk and network, so only those slices go through it that need it.
+
+    Args:
+        image: float32 of shape (n, size, size, channels).
+        mask: float32 of shape (n, size, size, 1).
+        seed: Of shape (2,).
+        config: The section `training.augment` of the configuration.
+    """
+    resample = any(config[key] for key in ("rotate_degrees", "scale", "shift")) and config["affine_share"] > 0
+    if not resample and not config["flip"]:
+        return image, mask
+    count = tf.shape(image)[0]
+    drawn = tf.random.stateless_uniform([2, count], _stream(seed, CHOICE))
+    mirrored = (drawn[0] < 0.5) & config["flip"]
+    resampled = (drawn[1] < config["affine_share"]) & resample
+    if resample:
+        rows = tf.where(resampled)
+        transforms = random_transforms(count, image.shape[1], mirrored, _stream(seed, PLACE), config)
+        transforms = tf.gather_nd(transforms, rows)
+        image, mask = (_replace(pixels, rows, lambda part: warp(part, transforms)) for pixels in (image, mask))
+    if config["flip"]:
+        rows = tf.where(mirrored & ~resampled)
+        image, mask = (_replace(pixels, rows, lambda part: tf.reverse(part, [2])) for pixels in (image, mask))
+    return image, mask
+
+
+def _replace(pixels: tf.Tensor, rows: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Changes some slices of a batch; `rows` of shape (m, 1) says which."""
+    return tf.tensor_scatter_nd_update(pixels, rows, change(tf.gather_nd(pixels, rows)))
 
 
 def channel_sensitivity(windows: Sequence[Mapping[str, Any]], slices: int) -> list[float]:
@@ -52,26 +86,28 @@ def channel_sensitivity(windows: Sequence[Mapping[str, Any]], slices: int) -> li
     return [narrowest / window["width"] for window in windows] * slices
 
 
-def random_transforms(count: tf.Tensor, size: int, seed: tf.Tensor, config: Mapping[str, Any]) -> tf.Tensor:
-    """Draws a flip, rotation, zoom and shift per slice.
+def random_transforms(
+    count: tf.Tensor, size: int, mirrored: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]
+) -> tf.Tensor:
+    """Draws a rotation, zoom and shift per slice.
 
-    Only left and right are exchanged: heads are nearly symmetric that way and no other.
+    Only left and right are ever exchanged: heads are nearly symmetric that way and no other.
 
     Args:
         count: Slices in the batch.
         size: Pixels a side.
+        mirrored: bool of shape (count,), slices to flip as well.
         seed: Of shape (2,).
-        config: `flip`, `rotate_degrees`, `scale` and `shift`.
+        config: `rotate_degrees`, `scale` and `shift`.
 
     Returns:
-        float32 of shape (count, 8): output to input pixels, as `warp` takes them.
+        float32 of shape (count, 8), as `warp` takes them.
     """
-    draw = tf.random.stateless_uniform([count, 5], seed, -1.0, 1.0)
+    draw = tf.random.stateless_uniform([count, 4], seed, -1.0, 1.0)
     angle = draw[:, 0] * (config["rotate_degrees"] * math.pi / 180)
     zoom = 1.0 + draw[:, 1] * config["scale"]
-    mirror = tf.where(draw[:, 2] < 0, -1.0, 1.0) if config["flip"] else tf.ones([count])
-    shift = draw[:, 3:] * (config["shift"] * size)
-    return affine_transforms(angle, zoom, mirror, shift, size)
+    mirror = tf.where(mirrored, -1.0, 1.0)
+    return affine_transforms(angle, zoom, mirror, draw[:, 2:] * (config["shift"] * size), size)
 
 
 def affine_transforms(angle: tf.Tensor, zoom: tf.Tensor, mirror: tf.Tensor, shift: tf.Tensor, size: int) -> tf.Tensor:
@@ -96,24 +132,22 @@ def affine_transforms(angle: tf.Tensor, zoom: tf.Tensor, mirror: tf.Tensor, shif
     return tf.stack([a0, a1, middle - a0 * x - a1 * y, b0, b1, middle - b0 * x - b1 * y, none, none], axis=1)
 
 
-def warp(image: tf.Tensor, mask: tf.Tensor, transforms: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Resamples image and mask bilinearly with the same transforms; outside is air and no lesion.
+def warp(pixels: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
+    """Resamples bilinearly; outside is air and no lesion, both 0.
 
     Args:
-        image: float32 of shape (n, size, size, channels).
-        mask: float32 of shape (n, size, size, 1).
+        pixels: float32 of shape (n, size, size, channels).
         transforms: float32 of shape (n, 8) from `affine_transforms`.
     """
     moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.concat([image, mask], axis=-1),
+        images=pixels,
         transforms=transforms,
-        output_shape=tf.shape(image)[1:3],
+        output_shape=tf.shape(pixels)[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
-    moved = tf.ensure_shape(moved, [None, image.shape[1], image.shape[2], image.shape[3] + 1])
-    return moved[..., :-1], moved[..., -1:]
+    return tf.ensure_shape(moved, pixels.shape)
 
 
 def vary_intensity(
@@ -131,16 +165,18 @@ def vary_intensity(
         float32 of the same shape in [0, 1].
     """
     shape = tf.shape(image)
-    show = tf.constant(sensitivity, tf.float32)
-    if config["intensity"]:
-        drawn = tf.random.stateless_uniform([2, shape[0], 1, 1, 1], _stream(seed, INTENSITY), -1.0, 1.0)
-        drawn *= config["intensity"]
-        image = image * (1.0 + drawn[0]) + drawn[1] * show
+    show = tf.constant([sensitivity], tf.float32)
+    drawn = tf.random.stateless_uniform([2, shape[0], 1, 1, 1], _stream(seed, INTENSITY), -1.0, 1.0)
+    drawn *= config["intensity"]
     if config["noise"]:
-        # One field for all channels: windows are views of the same HU.
-        field = tf.random.stateless_normal([shape[0], shape[1], shape[2], 1], _stream(seed, NOISE))
-        image = image + field * (config["noise"] * show)
-    return tf.clip_by_value(image, 0.0, 1.0)
+        # One field for all channels: windows are views of the same HU. A matrix product, since broadcasting over so
+        # few channels takes twice as long.
+        pixels = tf.concat([shape[:3], [1]], 0)
+        field = tf.random.stateless_normal(pixels, _stream(seed, NOISE), drawn[1], config["noise"])
+        added = tf.reshape(tf.matmul(tf.reshape(field, [-1, 1]), show), shape)
+    else:
+        added = drawn[1] * show
+    return tf.clip_by_value(image * (1.0 + drawn[0]) + added, 0.0, 1.0)
 
 
 def _stream(seed: tf.Tensor, number: int) -> tf.Tensor:

@@ -1,0 +1,106 @@
+"""The training stream: balance, order, seeds, and splits smaller than a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_transform as tft
+
+from components.imaging.errors import UsageError
+from components.trainer.data import Counts, count_slices, steps_per_epoch, train_dataset
+from tests.components.trainer.conftest import make_case, small_config, write_shard
+
+Make = Callable[[dict[str, Any]], str]
+PLAIN = {
+    "flip": False, "affine_share": 0.0, "rotate_degrees": 0.0, "scale": 0.0, "shift": 0.0, "intensity": 0.0,
+    "noise": 0.0,
+}  # fmt: skip
+
+
+def batches(shards: list[str], transform: str, config: dict[str, Any], number: int, **options: Any) -> list[np.ndarray]:
+    """The images of the first batches."""
+    output = tft.TFTransformOutput(transform)
+    counts = count_slices(shards, output)
+    return [image.numpy() for image, _ in islice(train_dataset(shards, output, config, counts, **options), number)]
+
+
+@pytest.mark.parametrize(
+    ("slices", "lesion", "fraction", "share", "drawn"),
+    [(24, 8, 0.5, 0.5, 16), (24, 8, 0.25, 1.0, 24), (24, 16, 0.5, 1.0, 24), (24, 8, 1.0, 0.0, 8), (24, 8, 0.0, 1.0, 24),
+     (8, 8, 0.5, 1.0, 8)],
+)  # fmt: skip
+def test_share_of_slices_without_lesion(slices: int, lesion: int, fraction: float, share: float, drawn: float) -> None:
+    counts = Counts(slices, lesion)
+    assert counts.kept_share(fraction) == pytest.approx(share)
+    assert counts.drawn(fraction) == pytest.approx(drawn)
+
+
+def test_counts(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    config = small_config()
+    found = count_slices(cohort["train"], tft.TFTransformOutput(transform_output(config)))
+    assert found == Counts(24, 8)
+    assert steps_per_epoch(found, config["training"]) == 4
+    assert steps_per_epoch(found, {**config["training"], "steps_per_epoch": 7}) == 7
+
+
+def test_lesion_fraction_is_met(transform_output: Make, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    shards = [write_shard(tmp_path / f"{n}.gz", make_case(f"c{n}", 20, 2, rng)) for n in range(4)]
+    config = small_config(batch_size=16, lesion_fraction=0.4, augment=PLAIN)
+    output = tft.TFTransformOutput(transform_output(config))
+    stream = train_dataset(shards, output, config, count_slices(shards, output))
+    masks = np.concatenate([mask.numpy() for _, mask in islice(stream, 40)])
+    share = (masks.reshape(len(masks), -1).max(axis=1) > 0).mean()
+    # 640 draws: three standard deviations are 0.058. Undropped, the share would be 0.1.
+    assert share == pytest.approx(0.4, abs=0.06)
+
+
+def test_an_epoch_holds_every_slice_with_lesion_once(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    config = small_config(batch_size=8, lesion_fraction=1.0, augment=PLAIN)
+    found = np.concatenate(batches(cohort["train"], transform_output(config), config, 2))
+    first, second = ({image.tobytes() for image in part} for part in (found[:8], found[8:]))
+    assert len(first) == 8
+    assert first == second
+    assert [a.tobytes() for a in found[:8]] != [a.tobytes() for a in found[8:]]
+
+
+def test_same_seed_same_stream(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    config = small_config()
+    path = transform_output(config)
+    first, again = (batches(cohort["train"], path, config, 6) for _ in range(2))
+    other = batches(cohort["train"], path, small_config(seed=1), 6)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_later_epoch_does_not_depend_on_those_before(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    config = small_config()
+    path = transform_output(config)
+    whole = batches(cohort["train"], path, config, 9, steps=3)
+    late = batches(cohort["train"], path, config, 3, steps=3, first_epoch=2)
+    np.testing.assert_array_equal(whole[6:], late)
+
+
+def test_fewer_slices_than_a_batch(transform_output: Make, tmp_path: Path) -> None:
+    config = small_config(batch_size=8)
+    shard = write_shard(tmp_path / "a.gz", make_case("a", 3, 1, np.random.default_rng(0)))
+    found = batches([shard], transform_output(config), config, 2)
+    assert [image.shape for image in found] == [(8, 32, 32, 3)] * 2
+
+
+def test_context_slices_become_channels(transform_output: Make, tmp_path: Path) -> None:
+    config = small_config(context=1, augment=PLAIN, batch_size=2)
+    shard = write_shard(tmp_path / "a.gz", make_case("a", 3, 1, np.random.default_rng(0), context=1))
+    (found,) = batches([shard], transform_output(config), config, 1)
+    assert found.shape == (2, 32, 32, 9)
+
+
+def test_no_lesion_is_refused(transform_output: Make, tmp_path: Path) -> None:
+    shards = [write_shard(tmp_path / f"{n}.gz", make_case("a", 4, 0, np.random.default_rng(0))) for n in range(2)]
+    with pytest.raises(UsageError, match="found 0 of 8 slices with lesion in 2 shards"):
+        count_slices(shards, tft.TFTransformOutput(transform_output(small_config())))

@@ -1,0 +1,87 @@
+"""Losses against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.trainer.losses import cross_entropy, dice_loss, segmentation_loss
+
+
+@pytest.mark.parametrize(
+    ("truth", "probability", "wanted"),
+    [
+        # 1 - (2 * 1 + 1) / (2 + 1 + 1): one of two true pixels found.
+        ([1, 1, 0, 0], [1, 0, 0, 0], 1 - 3 / 4),
+        ([1, 1, 0, 0], [1, 1, 0, 0], 0.0),
+        # Disjoint: 1 - 1 / (2 + 2 + 1).
+        ([1, 1, 0, 0], [0, 0, 1, 1], 1 - 1 / 5),
+        # Soft target hit exactly: no loss, whereas the product form would leave some.
+        ([0.5, 0.25, 0, 0], [0.5, 0.25, 0, 0], 0.0),
+        # Sums 0.75 and 1.5, difference 0.75: 1 - (2.25 - 0.75 + 1) / (2.25 + 1).
+        ([0.5, 0.25, 0, 0], [1, 0.5, 0, 0], 1 - 2.5 / 3.25),
+        ([0, 0, 0, 0], [0, 0, 0, 0], 0.0),
+        ([0, 0, 0, 0], [1, 1, 1, 0], 1 - 1 / 4),
+    ],
+)
+def test_dice_loss(truth: list[float], probability: list[float], wanted: float) -> None:
+    shape = (2, 2, 1, 1)
+    found = dice_loss(np.reshape(np.float32(truth), shape), np.reshape(np.float32(probability), shape))
+    assert float(found) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_dice_loss_of_hard_targets_is_the_usual_one() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random((3, 8, 8, 1)) < 0.2).astype(np.float32)
+    probability = rng.random(truth.shape).astype(np.float32)
+    usual = 1 - (2 * (truth * probability).sum() + 1) / (truth.sum() + probability.sum() + 1)
+    assert float(dice_loss(truth, probability)) == pytest.approx(usual, abs=1e-5)
+
+
+def test_cross_entropy_by_hand_and_against_keras() -> None:
+    # Logit 0 costs ln 2 whatever the target; logit 2 on target 1 costs ln(1 + e^-2).
+    assert float(cross_entropy(np.float32([0.3]), np.float32([0.0]))) == pytest.approx(math.log(2), abs=1e-6)
+    found = float(cross_entropy(np.float32([1, 0]), np.float32([2, 2])))
+    assert found == pytest.approx((math.log1p(math.exp(-2)) + 2 + math.log1p(math.exp(-2))) / 2, abs=1e-6)
+    rng = np.random.default_rng(1)
+    truth, logits = rng.random((2, 4, 4, 1)).astype("f4"), rng.normal(0, 4, (2, 4, 4, 1)).astype("f4")
+    theirs = keras.ops.mean(keras.losses.BinaryCrossentropy(from_logits=True, reduction=None)(truth, logits))
+    assert float(cross_entropy(truth, logits)) == pytest.approx(float(theirs), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("logit", [-1e4, -30.0, 0.0, 30.0, 1e4])
+def test_loss_and_gradient_stay_finite_and_small(value: float, logit: float) -> None:
+    truth = tf.fill([2, 8, 8, 1], value)
+    logits = tf.Variable(tf.fill([2, 8, 8, 1], logit))
+    with tf.GradientTape() as tape:
+        loss = segmentation_loss(truth, logits, dice_weight=1.0, cross_entropy_weight=1.0)
+    gradient = tape.gradient(loss, logits).numpy()
+    assert np.isfinite(float(loss))
+    assert np.isfinite(gradient).all()
+    # Each pixel pulls with at most 1/n for the cross-entropy and a quarter for the Dice of an almost empty batch.
+    assert np.abs(gradient).max() <= 0.25 + 1 / 128
+
+
+def test_the_gradient_points_towards_the_truth() -> None:
+    truth = np.zeros((1, 4, 4, 1), "f4")
+    truth[0, :2] = 1
+    logits = tf.Variable(tf.zeros([1, 4, 4, 1]))
+    for weights in ((1.0, 0.0), (0.0, 1.0)):
+        with tf.GradientTape() as tape:
+            loss = segmentation_loss(truth, logits, dice_weight=weights[0], cross_entropy_weight=weights[1])
+        gradient = tape.gradient(loss, logits).numpy()
+        assert (gradient[truth == 1] < 0).all()
+        assert (gradient[truth == 0] > 0).all()
+
+
+def test_weights() -> None:
+    rng = np.random.default_rng(2)
+    truth, logits = rng.random((1, 4, 4, 1)).astype("f4"), rng.normal(size=(1, 4, 4, 1)).astype("f4")
+    both = segmentation_loss(truth, logits, dice_weight=0.5, cross_entropy_weight=2.0)
+    wanted = 0.5 * dice_loss(truth, 1 / (1 + np.exp(-logits))) + 2.0 * cross_entropy(truth, logits)
+    assert float(both) == pytest.approx(float(wanted), rel=1e-5)

@@ -1,0 +1,84 @@
+"""The U-Net: shapes, seeds, precision, and that every kind of it learns."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from components.trainer import losses as losses_module
+from components.trainer import network as network_module
+from components.trainer.network import PRIOR, Unfold, build_network
+
+BASE: dict[str, Any] = {
+    "block": "plain", "base_filters": 4, "max_filters": 12, "depth": 2, "norm": "batch", "dropout": 0.0,
+    "stem_stride": 2, "decoder_convolutions": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"stem_stride": 1},
+        {"block": "residual"},
+        {"norm": "instance"},
+        {"norm": "group", "base_filters": 12},
+        {"depth": 4, "dropout": 0.3},
+        {"depth": 1},
+        {"decoder_convolutions": 2, "stem_stride": 1, "block": "residual"},
+    ],
+)
+def test_shape_and_first_guess(change: dict[str, Any]) -> None:
+    network = build_network(32, 6, {**BASE, **change})
+    logits = keras.ops.convert_to_numpy(network(np.random.default_rng(0).random((2, 32, 32, 6), np.float32)))
+    assert logits.shape == (2, 32, 32, 1)
+    assert logits.dtype == np.float32
+    # Untrained, it predicts about the prior everywhere, not a half.
+    assert np.median(1 / (1 + np.exp(-logits))) < 20 * PRIOR
+
+
+def test_filters_double_up_to_the_limit() -> None:
+    network = build_network(32, 3, {**BASE, "depth": 4})
+    found = [network.get_layer(f"encode{level}_conv0").filters for level in range(4)]
+    assert found == [4, 8, 12, 12]
+
+
+def test_unfold_puts_channels_where_they_belong() -> None:
+    value = np.arange(2 * 3 * 4, dtype=np.float32).reshape(1, 2, 3, 4)
+    found = keras.ops.convert_to_numpy(Unfold(2)(value))[0, ..., 0]
+    for row in range(4):
+        for column in range(6):
+            assert found[row, column] == value[0, row // 2, column // 2, 2 * (row % 2) + column % 2]
+
+
+def test_seeds() -> None:
+    first, again, other = (build_network(32, 3, BASE, seed=seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    kernels = [value for value in first if value.ndim == 4 and value.shape[:2] == (3, 3)]
+    assert len({value.ravel()[0] for value in kernels}) == len(kernels)
+
+
+def test_mixed_precision_computes_in_half_and_answers_in_float32() -> None:
+    network = build_network(32, 3, BASE, precision="mixed_bfloat16")
+    assert network.get_layer("encode0_conv0").compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+    assert network.output.dtype == "float32"
+    whole = build_network(32, 3, BASE)
+    whole.set_weights(network.get_weights())
+    image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    np.testing.assert_allclose(network(image), whole(image), atol=0.2)
+
+
+@pytest.mark.parametrize("module", [network_module, losses_module])
+def test_pure_keras(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= {"__future__", "collections", "keras", "math", "typing"}
