@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from components.imaging.phantom import write_cohort
 from tests.command import ich
@@ -97,10 +97,10 @@ def itk_dice(truth: Path, predicted: Path) -> float:
     images = []
     for path in (truth, predicted):
         image = nib.load(path)
-        images.append(sitk.GetImageFromArray((np.asarray(image.dataobj) > 0).astype(np.uint8)))
-    if not any(sitk.GetArrayViewFromImage(image).any() for image in images):
+        images.append(SimpleITK.GetImageFromArray((np.asarray(image.dataobj) > 0).astype(np.uint8)))
+    if not any(SimpleITK.GetArrayViewFromImage(image).any() for image in images):
         return 1.0
-    measures = sitk.LabelOverlapMeasuresImageFilter()
+    measures = SimpleITK.LabelOverlapMeasuresImageFilter()
     measures.Execute(*images)
     return float(measures.GetDiceCoefficient())
 

@@ -1,0 +1,63 @@
+"""`make bench`: every promised figure beside its goal. Takes about twenty minutes on 2 cores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks import cohort, ingest, memory, prediction, training
+from benchmarks.report import Result
+
+PARTS = ("ingest", "memory", "training", "prediction")
+
+
+def main() -> int:
+    """Runs the chosen parts and prints a line a figure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--scans", type=int, default=60, help="scans to measure on (default 60)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repetitions (default 5)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    work = Path(tempfile.mkdtemp(prefix="ich-bench-"))
+    found = []
+    try:
+        for result in _measure(set(options.parts or PARTS), options.scans, options.repeats, work):
+            print(result.line(), flush=True)
+            found.append({**asdict(result), "met": result.met})
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return 0
+
+
+def _measure(parts: set[str], scans: int, repeats: int, work: Path) -> Iterator[Result]:
+    data = cohort.scans(work / "data", scans)
+    print(f"{scans} scans, {'real' if cohort.REAL.is_dir() else 'generated'}; {os.cpu_count()} cores", flush=True)
+    if "ingest" in parts:
+        yield from ingest.measure(data, work, repeats)
+    if "memory" in parts:
+        yield from memory.measure(data, work)
+    elif parts & {"training", "prediction"}:
+        memory.peak_gib(data, work / "once")
+    if "training" in parts:
+        yield from training.measure(work / "once", repeats)
+    if "prediction" in parts:
+        scan = sorted((data / "images").glob("*.nii.gz"))[0]
+        yield from prediction.measure(scan, work / "once" / "serving" / "ich", work, repeats)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
