@@ -36,16 +36,29 @@ class Executor(tfx_pusher.Executor):
         if served and _same(candidate, served[-1]):
             target = served[-1]
         else:
-            # Unix time as TFX has it, but a clock that was set back must not put a new model behind an old one.
-            newest = int(served[-1].name) if served else 0
+            # Unix time as TFX has it, but a clock that was set back must not put a new model behind an old one, nor
+            # behind a folder that holds no model: TF Serving goes by the number alone.
+            newest = max((int(path.name) for path in Path(base).glob("*") if path.name.isdecimal()), default=0)
             target = Path(base) / str(max(int(time.time()), newest + 1))
-            # TF Serving takes only folders whose name is a number, so it sees the model whole or not at all.
-            part = target.with_name(f".{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(candidate, part)
-            part.rename(target)
+            _copy_whole(candidate, target)
         shutil.copytree(candidate, pushed.uri, dirs_exist_ok=True)
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copies a folder under a hidden name first: TF Serving takes only folders whose name is a number.
+
+    What an earlier push that was killed left behind is removed.
+    """
+    for leftover in target.parent.glob(".*.part"):
+        shutil.rmtree(leftover)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copytree(source, part)
+        part.rename(target)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _same(candidate: Path, served: Path) -> bool:

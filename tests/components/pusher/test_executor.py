@@ -1,0 +1,217 @@
+"""Putting a model in service: layout, versions, and what a watcher of the folder gets to see."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tfx import types
+from tfx.types import standard_artifacts
+
+from components.pusher import executor as module
+from components.pusher.component import Pusher
+from serving.versions import read_contract, versions
+from tests.models import unloadable
+
+NOW = 1_700_000_000
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the pusher sees; change the only element."""
+    now = [float(NOW) + 0.9]
+    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    return now
+
+
+def candidate(folder: Path, **contract: Any) -> Any:
+    """A Model artifact."""
+    artifact = standard_artifacts.Model()
+    artifact.uri = str(folder)
+    unloadable(folder / "Format-Serving", **contract)
+    (folder / "Format-Serving" / "variables").mkdir()
+    (folder / "Format-Serving" / "variables" / "variables.index").write_bytes(repr(contract).encode())
+    return artifact
+
+
+def push(model: Any, base: Path, into: Path, *, blessed: bool = True) -> Any:
+    """Runs the executor with the component's own properties; returns the PushedModel artifact."""
+    blessing = standard_artifacts.ModelBlessing()
+    blessing.uri = f"{into}-blessing"
+    Path(blessing.uri).mkdir(parents=True)
+    (Path(blessing.uri) / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
+    blessing.set_int_custom_property("blessed", int(blessed))
+    pushed = standard_artifacts.PushedModel()
+    pushed.uri = str(into)
+    component = Pusher(
+        model=types.channel_utils.as_channel([model]),
+        model_blessing=types.channel_utils.as_channel([blessing]),
+        folder=str(base),
+        code_version="1",
+    )
+    executor = component.executor_spec.executor_class()
+    executor.Do(
+        {"model": [model], "model_blessing": [blessing]}, {"pushed_model": [pushed]}, dict(component.exec_properties)
+    )
+    return pushed
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def copying_with(copy: Callable[..., Any], patch: pytest.MonkeyPatch) -> None:
+    """Makes `shutil.copytree` copy each file with `copy`."""
+    symlinks, ignore, _, dangling, exist_ok = shutil.copytree.__defaults__ or ()
+    patch.setattr(shutil.copytree, "__defaults__", (symlinks, ignore, copy, dangling, exist_ok))
+
+
+def test_the_layout_that_tf_serving_watches(tmp_path: Path) -> None:
+    model = candidate(tmp_path / "model")
+    base = tmp_path / "serving" / "ich"  # not there yet
+    pushed = push(model, base, tmp_path / "pushed")
+    assert [path.name for path in base.iterdir()] == [str(NOW)]
+    assert files(base / str(NOW)) == files(tmp_path / "model" / "Format-Serving")
+    assert set(files(base / str(NOW))) == {
+        "saved_model.pb", "variables/variables.index", "assets.extra/contract.json"
+    }  # fmt: skip
+    assert pushed.get_int_custom_property("pushed") == 1
+    assert pushed.get_string_custom_property("pushed_destination") == str(base / str(NOW))
+    assert pushed.get_string_custom_property("pushed_version") == str(NOW)
+    assert files(tmp_path / "pushed") == files(base / str(NOW))
+
+
+def test_a_model_that_is_not_blessed_stays_out(tmp_path: Path) -> None:
+    pushed = push(candidate(tmp_path / "model"), tmp_path / "serving", tmp_path / "pushed", blessed=False)
+    assert not (tmp_path / "serving").exists()
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert pushed.get_string_custom_property("pushed_version") == ""
+
+
+def test_the_same_export_is_not_pushed_twice(tmp_path: Path, clock: list[float]) -> None:
+    push(candidate(tmp_path / "one"), tmp_path / "serving", tmp_path / "p1")
+    clock[0] += 100
+    again = push(candidate(tmp_path / "two"), tmp_path / "serving", tmp_path / "p2")
+    assert [path.name for path in versions(tmp_path / "serving")] == [str(NOW)]
+    assert again.get_int_custom_property("pushed") == 1
+    assert again.get_string_custom_property("pushed_version") == str(NOW)
+
+
+def test_another_model_becomes_a_newer_version(tmp_path: Path, clock: list[float]) -> None:
+    push(candidate(tmp_path / "one"), tmp_path / "serving", tmp_path / "p1")
+    clock[0] += 100
+    push(candidate(tmp_path / "two", config_fingerprint="other"), tmp_path / "serving", tmp_path / "p2")
+    old, new = versions(tmp_path / "serving")
+    assert (int(old.name), int(new.name)) == (NOW, NOW + 100)
+    assert read_contract(new).config_fingerprint == "other"
+    assert read_contract(old).config_fingerprint != "other"
+
+
+def test_going_back_to_an_older_model_is_a_new_version(tmp_path: Path, clock: list[float]) -> None:
+    for number, name in enumerate(("first", "second", "first")):
+        clock[0] += 10
+        push(candidate(tmp_path / str(number), data_fingerprint=name), tmp_path / "serving", tmp_path / f"p{number}")
+    assert [read_contract(path).data_fingerprint for path in versions(tmp_path / "serving")] == [
+        "first", "second", "first"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("moved", [0, -3600, -NOW])
+def test_versions_increase_when_the_clock_stands_or_goes_back(
+    tmp_path: Path, clock: list[float], moved: int
+) -> None:
+    for number in range(3):
+        model = candidate(tmp_path / str(number), data_fingerprint=str(number))
+        push(model, tmp_path / "serving", tmp_path / f"p{number}")
+        clock[0] += moved
+    found = versions(tmp_path / "serving")
+    assert [int(path.name) for path in found] == [NOW, NOW + 1, NOW + 2]
+    assert [read_contract(path).data_fingerprint for path in found] == ["0", "1", "2"]
+
+
+def test_a_version_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While files are copied the watcher finds no new folder with a number for a name."""
+    base = tmp_path / "serving"
+    seen: list[list[str]] = []
+
+    def copy(source: str, target: str, **options: Any) -> Any:
+        seen.append([path.name for path in base.iterdir() if path.name.isdecimal()])
+        return shutil.copy2(source, target, **options)
+
+    copying_with(copy, monkeypatch)
+    push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
+    assert seen[:3] == [[], [], []]  # the version's three files
+    assert seen[3:] == [[str(NOW)]] * 3  # the copy for the artifact comes after
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_copy_that_fails_midway_leaves_the_old_model_and_nothing_else(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    base = tmp_path / "serving"
+    push(candidate(tmp_path / "one"), base, tmp_path / "p1")
+    before = files(base)
+    new = candidate(tmp_path / "two", config_fingerprint="other")
+    clock[0] += 100
+    copied: list[str] = []
+
+    def copy(source: str, target: str, **options: Any) -> Any:
+        if len(copied) == after:
+            raise OSError(errno.ENOSPC, "No space left on device", target)
+        copied.append(source)
+        return shutil.copy2(source, target, **options)
+
+    with monkeypatch.context() as patch:
+        copying_with(copy, patch)
+        with pytest.raises(OSError, match="No space left"):
+            push(new, base, tmp_path / "p2")
+    assert files(base) == before
+    assert [path.name for path in versions(base)] == [str(NOW)]
+    assert [path.name for path in base.iterdir()] == [str(NOW)]
+
+    clock[0] += 100
+    push(new, base, tmp_path / "p3")
+    assert [path.name for path in versions(base)] == [str(NOW), str(NOW + 200)]
+
+
+def test_leftovers_of_a_killed_push_are_cleaned(tmp_path: Path) -> None:
+    base = tmp_path / "serving"
+    unloadable(base / ".1600000000.part")
+    unloadable(base / f".{NOW}.part", data_fingerprint="half")
+    (base / f".{NOW}.part" / "stray").touch()
+    (base / ".keep").touch()  # not ours
+    push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
+    assert sorted(path.name for path in base.iterdir()) == [".keep", str(NOW)]
+    assert files(base / str(NOW)) == files(tmp_path / "model" / "Format-Serving")
+
+
+def test_a_broken_model_in_service_does_not_stop_a_push(tmp_path: Path) -> None:
+    base = tmp_path / "serving"
+    unloadable(base / "5")
+    (base / "5" / "assets.extra" / "contract.json").write_text("{")
+    push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
+    assert [path.name for path in versions(base)] == ["5", str(NOW)]
+
+
+def test_a_numbered_folder_without_a_model_is_neither_touched_nor_ahead(tmp_path: Path) -> None:
+    base = tmp_path / "serving"
+    (base / str(NOW + 50)).mkdir(parents=True)
+    (base / str(NOW + 50) / "notes").touch()
+    push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
+    assert [path.name for path in versions(base)] == [str(NOW + 51)]
+    assert [path.name for path in (base / str(NOW + 50)).iterdir()] == ["notes"]
+
+
+def test_the_code_version_is_part_of_the_cache_key() -> None:
+    channels = {
+        "model": types.channel_utils.as_channel([standard_artifacts.Model()]),
+        "model_blessing": types.channel_utils.as_channel([standard_artifacts.ModelBlessing()]),
+    }
+    one, two = (Pusher(**channels, folder="f", code_version=version) for version in ("1", "2"))
+    assert one.exec_properties != two.exec_properties
+    assert json.loads(one.exec_properties["push_destination"])["filesystem"] == {"base_directory": "f"}

@@ -1,0 +1,109 @@
+"""Which model in service becomes the gate's baseline, and what is said where none does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tfx.v1 as tfx
+
+from components.served_model.component import ServedModel
+from pipeline.config import Config
+from serving.versions import read_contract
+from tests.models import contract, unloadable
+
+GRID = json.dumps({"grid": {"size": 32, "spacing_mm": 6.0, "context_slices": 0}})
+
+
+def look(folder: Path, into: Path, grid: str = GRID) -> dict[str, Any]:
+    """Runs the component; returns `baseline.json`."""
+    artifact = tfx.types.standard_artifacts.Model()
+    artifact.uri = str(into)
+    ServedModel.test_call(model=artifact, folder=str(folder), grid=grid, state="", code_version="1")
+    note: dict[str, Any] = json.loads((into / "baseline.json").read_text())
+    return note
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_nothing_in_service(tmp_path: Path, made: bool) -> None:
+    folder = tmp_path / "serving"
+    if made:
+        folder.mkdir()
+    assert look(folder, tmp_path / "out") == {
+        "version": None,
+        "used": False,
+        "reason": "no model is in service yet",
+    }
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["baseline.json"]
+
+
+def test_the_newest_by_number_is_copied_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "serving"
+    for version in ("9", "100", "20"):  # as text, 9 would be the last
+        unloadable(folder / version, data_fingerprint=version)
+    (folder / "100" / "variables").mkdir()
+    (folder / "100" / "variables" / "variables.index").write_bytes(b"weights")
+    note = look(folder, tmp_path / "out")
+    assert note == {"version": "100", "used": True, "reason": "compared on the same scans"}
+    copy = tmp_path / "out" / "Format-Serving"
+    assert read_contract(copy).data_fingerprint == "100"
+    assert (copy / "variables" / "variables.index").read_bytes() == b"weights"
+    # A later push must not reach what was compared with.
+    (folder / "100" / "saved_model.pb").write_bytes(b"changed")
+    assert (copy / "saved_model.pb").read_bytes() != b"changed"
+
+
+def test_what_is_no_complete_version_is_ignored(tmp_path: Path) -> None:
+    folder = tmp_path / "serving"
+    unloadable(folder / "5")
+    unloadable(folder / "7")
+    (folder / "7" / "saved_model.pb").unlink()  # half copied
+    unloadable(folder / ".8.part")
+    unloadable(folder / "latest")
+    (folder / "9").write_text("a file")
+    assert look(folder, tmp_path / "out")["version"] == "5"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"grid_size": 64}, {"grid_spacing_mm": 5.0}, {"context_slices": 1}],
+)
+def test_another_grid_is_not_compared_and_the_reason_names_both(tmp_path: Path, change: dict[str, Any]) -> None:
+    unloadable(tmp_path / "serving" / "3", **change)
+    note = look(tmp_path / "serving", tmp_path / "out")
+    assert (note["version"], note["used"]) == ("3", False)
+    served = contract(**change)
+    assert str((served.grid_size, served.grid_spacing_mm, served.context_slices)) in note["reason"]
+    assert "(32, 6.0, 0)" in note["reason"]
+    assert not (tmp_path / "out" / "Format-Serving").exists()
+
+
+def test_other_windows_or_post_processing_are_compared(tmp_path: Path) -> None:
+    unloadable(tmp_path / "serving" / "3", threshold=0.3, min_component_ml=1.0, windows=[], normalisation="brain")
+    assert look(tmp_path / "serving", tmp_path / "out")["used"] is True
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_model_without_a_readable_contract_is_not_compared(tmp_path: Path, text: str | None) -> None:
+    unloadable(tmp_path / "serving" / "3")
+    path = tmp_path / "serving" / "3" / "assets.extra" / "contract.json"
+    path.unlink() if text is None else path.write_text(text)
+    note = look(tmp_path / "serving", tmp_path / "out")
+    assert (note["version"], note["used"]) == ("3", False)
+    assert "contract" in note["reason"]
+    assert not (tmp_path / "out" / "Format-Serving").exists()
+
+
+def test_the_grid_comes_from_the_configuration(tmp_path: Path) -> None:
+    data = {"image": "{case}.nii", "mask": "m/{case}.nii"}
+    config = Config.model_validate({"name": "a", "data": data, "grid": {"size": 32, "spacing_mm": 6}})
+    unloadable(tmp_path / "serving" / "3")
+    assert look(tmp_path / "serving", tmp_path / "out", config.subset("grid"))["used"] is True
+
+
+def test_the_stage_is_no_resolver_and_gives_a_model() -> None:
+    node = ServedModel(folder="f", grid=GRID, state="1,2", code_version="1")
+    assert node.outputs["model"].type is tfx.types.standard_artifacts.Model
+    assert not isinstance(node, tfx.dsl.Resolver)
