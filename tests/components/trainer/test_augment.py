@@ -16,6 +16,7 @@ OFF = {
     "flip": False, "affine_share": 1.0, "rotate_degrees": 0.0, "scale": 0.0, "shift": 0.0, "intensity": 0.0,
     "noise": 0.0,
 }  # fmt: skip
+SHOWN = np.array([0.9, 0.6, 0.3], np.float32)
 SEED = tf.constant([1, 2], tf.int64)
 
 
@@ -24,7 +25,7 @@ def blobs(count: int = 4, size: int = 32) -> tuple[tf.Tensor, tf.Tensor]:
     rng = np.random.default_rng(3)
     masks = ndimage.gaussian_filter(rng.random((count, size, size)), (0, 3, 3))
     masks = (masks > np.quantile(masks, 0.8)).astype(np.float32)[..., None]
-    return tf.constant(masks * np.float32([0.9, 0.6, 0.3])), tf.constant(masks)
+    return tf.constant(masks * SHOWN), tf.constant(masks)
 
 
 def transform(angle: float = 0.0, zoom: float = 1.0, mirror: float = 1.0, shift: Any = (0.0, 0.0)) -> tf.Tensor:
@@ -79,7 +80,7 @@ def test_image_and_mask_move_together(share: float) -> None:
     new_image, new_mask = augment(image, mask, SEED, config, [1.0, 1.0, 1.0])
     assert new_image.shape == image.shape
     # The image shows its mask at 0.9, 0.6 and 0.3, wherever both go.
-    np.testing.assert_allclose(new_image, new_mask.numpy() * np.float32([0.9, 0.6, 0.3]), atol=1e-5)
+    np.testing.assert_allclose(new_image, new_mask.numpy() * SHOWN, atol=1e-5)
     changed = [not np.array_equal(a, b) for a, b in zip(mask.numpy(), new_mask.numpy(), strict=True)]
     assert sum(changed) == 16 if share == 1.0 else 4 < sum(changed) < 16
     assert float(tf.reduce_min(new_mask)) >= 0

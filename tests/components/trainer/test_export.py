@@ -40,7 +40,9 @@ def test_all_signatures_agree_with_keras(
     network = build_network(32, channels, config["network"], seed=3)
     # Statistics as after training, so that normalisation in the graph is put to the test.
     rng = np.random.default_rng(4)
-    network.set_weights([value + np.abs(rng.normal(0, 0.2, value.shape)) for value in network.get_weights()])
+    for weight in network.weights:
+        if weight.name != "kernel":
+            weight.assign(weight + np.abs(rng.normal(0, 0.1, weight.shape)))
     export_model(str(tmp_path), network, output, config, contract(config))
     model = tf.saved_model.load(str(tmp_path))
 
@@ -48,7 +50,7 @@ def test_all_signatures_agree_with_keras(
     raw = tf.io.parse_example(records, output.raw_feature_spec())
     image = output.transform_features_layer()(raw)[f.IMAGE_XF]
     wanted = tf.sigmoid(network(image, training=False)).numpy()[..., 0]
-    assert np.ptp(wanted) > 1e-3
+    assert np.ptp(wanted) > 1e-2
 
     requests = []
     for record in records:

@@ -48,7 +48,7 @@ def assert_close(first: list[np.ndarray], second: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -84,12 +84,12 @@ def test_resuming_equals_never_having_stopped(
 
     def dying() -> Validation:
         if (score := next(left, None)) is None:
-            raise Killed
+            raise KilledError
         return Validation({"case": score})
 
     left = iter(scores[:2])
     first = task_for(cohort["train"], path, config, tmp_path / "parts", [])
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(Task(first.network, first.batches, first.steps, dying, first.training, first.folder), Silent())
     second = task_for(cohort["train"], path, config, tmp_path / "parts", scores[2:])
     resumed = fit(second, Silent())

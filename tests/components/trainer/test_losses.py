@@ -30,7 +30,7 @@ from components.trainer.losses import cross_entropy, dice_loss, segmentation_los
 )
 def test_dice_loss(truth: list[float], probability: list[float], wanted: float) -> None:
     shape = (2, 2, 1, 1)
-    found = dice_loss(np.reshape(np.float32(truth), shape), np.reshape(np.float32(probability), shape))
+    found = dice_loss(np.array(truth, np.float32).reshape(shape), np.array(probability, np.float32).reshape(shape))
     assert float(found) == pytest.approx(wanted, abs=1e-6)
 
 
@@ -44,8 +44,8 @@ def test_dice_loss_of_hard_targets_is_the_usual_one() -> None:
 
 def test_cross_entropy_by_hand_and_against_keras() -> None:
     # Logit 0 costs ln 2 whatever the target; logit 2 on target 1 costs ln(1 + e^-2).
-    assert float(cross_entropy(np.float32([0.3]), np.float32([0.0]))) == pytest.approx(math.log(2), abs=1e-6)
-    found = float(cross_entropy(np.float32([1, 0]), np.float32([2, 2])))
+    assert float(cross_entropy(np.array([0.3], "f4"), np.array([0.0], "f4"))) == pytest.approx(math.log(2), abs=1e-6)
+    found = float(cross_entropy(np.array([1, 0], "f4"), np.array([2, 2], "f4")))
     assert found == pytest.approx((math.log1p(math.exp(-2)) + 2 + math.log1p(math.exp(-2))) / 2, abs=1e-6)
     rng = np.random.default_rng(1)
     truth, logits = rng.random((2, 4, 4, 1)).astype("f4"), rng.normal(0, 4, (2, 4, 4, 1)).astype("f4")
