@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from components.imaging.geometry import Orientation
-from components.imaging.head import PERCENTILES, find_head
+from components.imaging.head import PERCENTILES, THINNING_MM, find_head
 from tests.imaging.scans import HEAD_MM, ellipse_head, patient
 
 SPACING = (5.0, 0.9, 0.9)
@@ -25,8 +25,8 @@ def with_table(hu: np.ndarray, *, touching: bool) -> np.ndarray:
     scene[:, back + 30 : back + 33, :] = 100
     scene[:, back + 14 : back + 33, :3] = 100
     if touching:
-        # A strap two pixels wide from the table to the scalp.
-        scene[:, back - 3 : back + 15, 119:121] = 50
+        # A strap 3.6 mm wide from the table to the scalp, which no thinning misses.
+        scene[:, back - 3 : back + 15, 118:122] = 50
     return scene
 
 
@@ -57,6 +57,16 @@ def test_center_and_area_of_ellipses(spacing: tuple[float, float, float], shape:
     # Erosion takes a rim of one thinned pixel off.
     np.testing.assert_allclose(head.area_cm2, area, rtol=0.09)
     assert (head.brain_mean, head.brain_sd) == (35.0, 0.0)
+
+
+def test_thinning_does_not_shift_the_center() -> None:
+    """A head in the very middle, in images whose thinned pixels lie evenly about it."""
+    step = max(1, round(THINNING_MM / 0.5))
+    sizes = [size for size in range(401, 415) if (size - 1) % step % 2 == 0]
+    assert len({(size - 1) % step for size in sizes}) > 1
+    for size in sizes:
+        head = find_head(ellipse_head((2, size, size), (5.0, 0.5, 0.5)), (5.0, 0.5, 0.5))
+        assert head.center == ((size - 1) / 2, (size - 1) / 2)
 
 
 def test_one_slice_has_a_head() -> None:

@@ -186,11 +186,16 @@ def test_truncated_gzip_stream(tmp_path: Path) -> None:
     assert code_of(path) == "truncated"
 
 
-def test_wrong_bit_in_a_gzip_stream_is_noticed(tmp_path: Path) -> None:
-    """Stored blocks: any bit inflates, so that only the checksum can tell."""
-    whole = bytearray(gzip.compress(encode(voxels()), 0))
-    whole[-40] ^= 0x10
+@pytest.mark.parametrize("place", [1000, -40], ids=["near the start", "near the end"])
+@pytest.mark.parametrize("trailing", [0, 2_000_000], ids=["voxels only", "more behind the voxels"])
+def test_wrong_bit_in_a_gzip_stream_is_noticed(tmp_path: Path, place: int, trailing: int) -> None:
+    """Stored blocks: any bit inflates, so that only the checksum at the stream's very end can tell."""
+    noise = np.random.default_rng(0).integers(-1000, 1000, (100, 100, 50)).astype(np.int16)
+    whole = bytearray(gzip.compress(encode(noise) + bytes(trailing), 0))
     path = tmp_path / "scan.nii.gz"
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_volume(path).data, noise)
+    whole[place] ^= 0x10
     path.write_bytes(whole)
     assert code_of(path) == "unreadable"
 

@@ -107,6 +107,12 @@ def test_what_a_prepared_scan_looks_like() -> None:
     assert not ((scan.hu > AIR_HU) & (scan.hu < AIR_BELOW_HU)).any()
     assert (scan.hu == AIR_HU).mean() > 0.2
     np.testing.assert_array_equal(scan.affine, phantom.affine)
+    # Rounded to the nearest HU, so that the mean stays what it was.
+    exact = scan.geometry.to_grid(scan.orientation.to_canonical(phantom.hu), outside=AIR_HU)
+    kept = (scan.hu > AIR_HU) & (scan.hu < 3071)
+    assert kept.mean() > 0.1
+    np.testing.assert_allclose(scan.hu[kept], exact[kept], atol=0.501)
+    assert float((scan.hu[kept] - exact[kept]).mean()) == pytest.approx(0, abs=0.01)
 
 
 def test_the_skull_comes_to_the_middle_of_the_grid() -> None:
