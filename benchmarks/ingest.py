@@ -49,7 +49,7 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
 
 def inflate(path: Path) -> np.ndarray:
     """The least that reading costs: inflate, and an array of the voxels."""
-    header = nib.load(path).header
+    header = nib.Nifti1Image.from_filename(path).header
     body = igzip.decompress(path.read_bytes())
     start = int(header["vox_offset"])
     return np.array(np.frombuffer(body, header.get_data_dtype(), offset=start))
@@ -61,8 +61,8 @@ def obvious_loop(pairs: list[tuple[Path, Path]], target: Path) -> None:
 
     with tf.io.TFRecordWriter(str(target), tf.io.TFRecordOptions(compression_type="GZIP")) as writer:
         for image_path, mask_path in pairs:
-            image = nib.load(image_path).get_fdata().astype(np.float32)
-            mask = nib.load(mask_path).get_fdata().astype(np.uint8)
+            image = nib.Nifti1Image.from_filename(image_path).get_fdata().astype(np.float32)
+            mask = nib.Nifti1Image.from_filename(mask_path).get_fdata().astype(np.uint8)
             for index in range(image.shape[2]):
                 example = tf.train.Example()
                 for name, plane in (("image", image[..., index]), ("mask", mask[..., index])):

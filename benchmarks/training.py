@@ -59,7 +59,6 @@ def measure(output: Path, repeats: int) -> Iterator[Result]:
         "fit / step on tensors in memory", floor / ours, "x", 0.95, False,
         f"{STEPS * size / ours:.1f} against {STEPS * size / floor:.1f} slices/s",
     )
-    del batches
     alone = iter(train_dataset(shards, graph, settings, counts))
     for _ in range(STEPS):
         next(alone)  # the shuffle buffer fills once

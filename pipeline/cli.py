@@ -107,11 +107,11 @@ def run(
 @_reported
 def predict(scan: Path, out: Path, model: Path, verbose: bool, as_json: bool) -> None:
     """Outline the blood in one NIfTI scan, on the scan's own grid."""
-    if not verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from pipeline.console import captured
     from pipeline.predict import predict_scan
 
-    result = predict_scan(scan, out, model)
+    with captured(Path(os.devnull), verbose=verbose):
+        result = predict_scan(scan, out, model)
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,7 @@ class Predictor:
         """
         self.path = find_model(model)
         self.contract: Contract = read_contract(self.path)
-        import tensorflow as tf  # slow, and not needed to refuse a wrong folder
-
-        self._tf = tf
+        tf = self._tf = _tensorflow()  # slow, and not needed to refuse a wrong folder
         try:
             loaded = tf.saved_model.load(str(self.path))
         except (OSError, ValueError) as error:
@@ -134,6 +133,22 @@ class Predictor:
                 inputs["brain_hu_sd"] = self._tf.fill([len(part)], np.float32(scan.head.brain_sd))
             parts.append(self._signature(**inputs)["probability"].numpy())
         return np.concatenate(parts)
+
+
+def _tensorflow() -> Any:
+    """TensorFlow without Keras, which it would import for its own sake and which is half of the time.
+
+    An exported model does not need Keras. Where Keras is there already, as in training, nothing is special.
+    """
+    hidden = "keras" not in sys.modules and "tensorflow" not in sys.modules
+    if hidden:
+        sys.modules["keras"] = None  # type: ignore[assignment]
+    try:
+        import tensorflow as tf
+    finally:
+        if hidden:
+            del sys.modules["keras"]
+    return tf
 
 
 def _measures(mask: np.ndarray, scan: Scan) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def itk_dice(truth: Path, predicted: Path) -> float:
     """Dice by SimpleITK; 1 when both are empty."""
     images = []
     for path in (truth, predicted):
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         images.append(SimpleITK.GetImageFromArray((np.asarray(image.dataobj) > 0).astype(np.uint8)))
     if not any(SimpleITK.GetArrayViewFromImage(image).any() for image in images):
         return 1.0
@@ -110,7 +110,7 @@ def test_predict_keeps_the_scans_grid(first: tuple[Path, Any, dict[str, Any]], c
     scan = cohort / "images" / "001.nii.gz"
     process = ich("predict", scan, "-o", tmp_path, "-m", output, "--json")
     report = json.loads(process.stdout)
-    image, mask = nib.load(scan), nib.load(tmp_path / "001_mask.nii.gz")
+    image, mask = nib.Nifti1Image.from_filename(scan), nib.Nifti1Image.from_filename(tmp_path / "001_mask.nii.gz")
     assert mask.shape == image.shape and mask.get_data_dtype() == np.uint8
     assert np.array_equal(mask.affine, image.affine)
     assert [int(mask.header[key]) for key in ("sform_code", "qform_code")] == [

@@ -53,7 +53,7 @@ def test_the_gate_measures_what_predict_then_writes(
         scan = data / "images" / f"{case}.nii.gz"
         process = ich("predict", scan, "-o", tmp_path, "-m", output)
         assert process.returncode == 0, process.stderr
-        image, mask = nib.load(scan), nib.load(tmp_path / f"{case}_mask.nii.gz")
+        image, mask = nib.Nifti1Image.from_filename(scan), nib.Nifti1Image.from_filename(tmp_path / f"{case}_mask.nii.gz")
         assert mask.shape == image.shape and np.array_equal(mask.affine, image.affine)
         truth = data / "masks" / f"{case}.nii.gz"
         assert values["patient_dice"] == pytest.approx(itk_dice(truth, tmp_path / f"{case}_mask.nii.gz"), abs=1e-9)
@@ -70,7 +70,7 @@ def test_another_orientation_gives_the_same_mask(
 ) -> None:
     data, output, outcome = short_run
     case = sorted(outcome["verdict"]["by_case"])[0]
-    image = nib.load(data / "images" / f"{case}.nii.gz")
+    image = nib.Nifti1Image.from_filename(data / "images" / f"{case}.nii.gz")
     ornt = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
     )
@@ -78,7 +78,7 @@ def test_another_orientation_gives_the_same_mask(
     nib.save(image, tmp_path / "plain.nii.gz")
     for name in ("turned", "plain"):
         assert ich("predict", tmp_path / f"{name}.nii.gz", "-o", tmp_path, "-m", output).returncode == 0
-    plain, turned = (nib.load(tmp_path / f"{name}_mask.nii.gz") for name in ("plain", "turned"))
+    plain, turned = (nib.Nifti1Image.from_filename(tmp_path / f"{name}_mask.nii.gz") for name in ("plain", "turned"))
     assert np.array_equal(np.asarray(plain.as_reoriented(ornt).dataobj), np.asarray(turned.dataobj))
 
 
@@ -89,8 +89,8 @@ def test_true_hu_from_a_scanner_and_a_scan_without_blood_are_outlined_too(
     _, output, _ = short_run
     for scan in (DATA / "rsna_ich_volume.nii.gz", DATA / "negative" / "cq500_ct0.nii.gz"):
         assert ich("predict", scan, "-o", tmp_path, "-m", output).returncode == 0
-        mask = nib.load(tmp_path / scan.name.replace(".nii.gz", "_mask.nii.gz"))
-        assert mask.shape == nib.load(scan).shape
+        mask = nib.Nifti1Image.from_filename(tmp_path / scan.name.replace(".nii.gz", "_mask.nii.gz"))
+        assert mask.shape == nib.Nifti1Image.from_filename(scan).shape
 
 
 def test_every_real_case_is_found_by_its_layout() -> None:
