@@ -215,10 +215,8 @@ class BeamConfig(Section):
             # Names no image that is used: it only keeps TFX from packing its own sources anew for every stage.
             "--sdk_container_image=in-process",
         ]
-        # Without it, readers batch up to 1000 examples, images and all.
-        batching = "--tfxio_use_byte_size_batching"
         own_runner = any(item.startswith("--runner") for item in self.args)
-        return [*([] if own_runner else runner), batching, *self.args]
+        return self.args if own_runner else [*runner, *self.args]
 
 
 class OutputConfig(Section):

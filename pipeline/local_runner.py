@@ -142,6 +142,7 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     """Compiles the pipeline; yields each stage's name and what runs it, in order."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     warnings.filterwarnings("ignore")
+    from absl import flags
     from absl import logging as absl_logging
     from ml_metadata.proto import metadata_store_pb2
     from tfx.dsl.compiler import compiler, constants
@@ -154,6 +155,9 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
 
     absl_logging.set_verbosity(absl_logging.INFO)
     logging.getLogger().setLevel(logging.INFO)
+    # Without it, readers batch up to 1000 examples, images and all. It is a flag of absl's: among Beam's arguments,
+    # where one looks for it, it is discarded.
+    flags.FLAGS(["ich", "--tfxio_use_byte_size_batching"])
     serving = folders.serving(config.output.model_name)
     pipeline = create_pipeline(
         config,

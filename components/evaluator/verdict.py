@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
+from components.evaluator.patient_metrics import KEYS
 from schema import features as f
 
 FILE_NAME = "verdict.json"
@@ -48,7 +49,8 @@ def _by_slice(slicing_metrics: Any) -> dict[tuple[str, ...], dict[str, float]]:
     for slice_key, outputs in slicing_metrics:
         values = outputs[""][""]
         flat = () if not slice_key else (str(slice_key[0][0]), str(slice_key[0][1]))
-        found[flat] = {name: float(value["doubleValue"]) for name, value in values.items() if "doubleValue" in value}
+        # TFMA adds the differences to the baseline as metrics named `<metric>_diff`; both sides are there already.
+        found[flat] = {name: float(values[name]["doubleValue"]) for name in KEYS if name in values}
     return found
 
 

@@ -1,0 +1,275 @@
+"""The gate from end to end: TFX's Evaluator with our metrics, against NumPy on the same model."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tfx import types
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.evaluator.component import Evaluator
+from components.evaluator.patient_metrics import KEYS, MEANS
+from components.imaging.metrics import scan_metrics
+from components.imaging.postprocess import outline, quantise
+from pipeline.pipeline import SCHEMA
+from tests.cases import SPACING_MM, Sample, cuboid, write_shard
+from tests.models import Arithmetic, export
+
+RUNNER = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
+
+SAMPLES = [
+    # Found as it is: 13 ml.
+    Sample("a1", [cuboid((1, 3), (26, 38), (26, 38))], [cuboid((1, 3), (26, 38), (26, 38))], patient_id="a"),
+    # The same patient's second scan, found in half; 26 ml.
+    Sample("a2", [cuboid((1, 3), (20, 38), (26, 34))], [cuboid((1, 3), (20, 38), (26, 42))], patient_id="a"),
+    # Small; in part beside it, and false alarms in another corner.
+    Sample(
+        "b",
+        [cuboid((2, 4), (30, 36), (24, 32)), cuboid((0, 1), (40, 44), (40, 44))],
+        [cuboid((2, 4), (30, 36), (28, 36))],
+    ),
+    # No blood, nothing found.
+    Sample("c"),
+    # No blood, a speck found.
+    Sample("d", [cuboid((3, 4), (28, 32), (28, 32))]),
+    # Missed.
+    Sample("e", [], [cuboid((0, 2), (24, 32), (30, 40))]),
+]
+PATIENTS = {"a": ["a1", "a2"], "b": ["b"], "c": ["c"], "d": ["d"], "e": ["e"]}
+BINS = {"none": ["c", "d"], "small": ["b"], "medium": ["a1", "e"], "large": ["a2"]}
+
+CANDIDATE = Arithmetic()
+SERVED = Arithmetic(level=60.0)
+"""The model in service; exported with a threshold and a smallest component of its own."""
+SERVED_POSTPROCESS = {"threshold": 0.3, "min_component_ml": 2.0}
+
+
+def reference(
+    network: Arithmetic, threshold: float = 0.5, min_component_ml: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """Measures by case as NumPy computes them."""
+    found = {}
+    for sample in SAMPLES:
+        scan = sample.scan()
+        quantised = quantise(network.numpy(scan.examples(0)))
+        mask = outline(quantised, scan.geometry, threshold=threshold, min_component_ml=min_component_ml)
+        measured = scan_metrics(sample.mask, mask, SPACING_MM).as_dict()
+        found[sample.case_id] = {name: float(measured[name] or 0.0) for name in MEANS}
+    return found
+
+
+def means(by_case: dict[str, dict[str, float]], patients: dict[str, list[str]]) -> dict[str, float]:
+    """Scans averaged within a patient, then patients; in the names of the verdict."""
+    rows = [[np.mean([by_case[case][name] for case in cases]) for name in MEANS] for cases in patients.values()]
+    table = np.array(rows)
+    result = dict(zip(KEYS, table.mean(axis=0).tolist(), strict=False))
+    result["patient_dice_sd"] = float(np.std(table[:, 0], ddof=1)) if len(rows) > 1 else 0.0
+    result["patients"] = float(len(patients))
+    result["scans"] = float(sum(map(len, patients.values())))
+    return result
+
+
+@cache
+def expected(which: str) -> dict[str, float]:
+    """Overall measures of candidate or baseline."""
+    by_case = reference(CANDIDATE) if which == "candidate" else reference(SERVED, 0.3, 2.0)
+    return means(by_case, PATIENTS)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders of Model artifacts: a candidate, a model in service, and the place where none is."""
+
+    candidate: Path
+    served: Path
+    none: Path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    root = tmp_path_factory.mktemp("models")
+    export(root / "candidate" / "Format-Serving", CANDIDATE)
+    export(root / "served" / "Format-Serving", SERVED, **SERVED_POSTPROCESS)
+    (root / "none").mkdir()
+    note = {"version": "17", "used": True, "reason": "compared on the same scans"}
+    (root / "served" / "baseline.json").write_text(json.dumps(note))
+    note = {"version": None, "used": False, "reason": "no model is in service yet"}
+    (root / "none" / "baseline.json").write_text(json.dumps(note))
+    return Models(root / "candidate", root / "served", root / "none")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation left behind."""
+
+    verdict: dict[str, Any]
+    blessed: bool
+
+
+def evaluate(
+    folder: Path, shards: Sequence[Sequence[bytes]], candidate: Path, baseline: Path, **gate: float
+) -> Result:
+    """Runs the component's executor with its own properties on real artifacts."""
+
+    def artifact(kind: Any, path: Path) -> Any:
+        made = kind()
+        made.uri = str(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return made
+
+    examples = artifact(standard_artifacts.Examples, folder / "examples")
+    examples.split_names = artifact_utils.encode_split_names(["train", "val", "test"])
+    for number, records in enumerate(shards):
+        write_shard(folder / "examples" / "Split-test" / f"examples-{number}.gz", records)
+    # Another split with another truth must not be looked at.
+    write_shard(folder / "examples" / "Split-train" / "examples-0.gz", Sample("t").examples("train"))
+    schema = artifact(standard_artifacts.Schema, folder / "schema")
+    (folder / "schema" / "schema.pbtxt").write_text(SCHEMA.read_text())
+    inputs = {
+        "examples": [examples],
+        "model": [artifact(standard_artifacts.Model, candidate)],
+        "baseline_model": [artifact(standard_artifacts.Model, baseline)],
+        "schema": [schema],
+    }
+    outputs = {
+        "evaluation": [artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")],
+        "blessing": [artifact(standard_artifacts.ModelBlessing, folder / "blessing")],
+    }
+    component = Evaluator(
+        **{name: types.channel_utils.as_channel(found) for name, found in inputs.items()},
+        gate={"min_mean_dice": 0.3, "max_dice_drop": 0.02, "min_test_patients": 5, **gate},
+        code_version="1",
+    )
+    context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=RUNNER, tmp_dir=str(folder / "tmp"))
+    component.executor_spec.executor_class(context).Do(inputs, outputs, dict(component.exec_properties))
+    verdict = json.loads((folder / "evaluation" / "verdict.json").read_text())
+    marks = {path.name for path in (folder / "blessing").iterdir()}
+    assert marks in ({"BLESSED"}, {"NOT_BLESSED"})
+    return Result(verdict, marks == {"BLESSED"})
+
+
+def in_order() -> list[list[bytes]]:
+    """All slices, case by case, in one shard."""
+    return [[record for sample in SAMPLES for record in sample.examples()]]
+
+
+def shuffled() -> list[list[bytes]]:
+    """The same slices, dealt out to three shards at random: no shard holds a whole scan."""
+    records = in_order()[0]
+    random.Random(5).shuffle(records)
+    return [records[::3], records[1::3], records[2::3]]
+
+
+@pytest.fixture(scope="module")
+def first(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Nothing in service, thresholds that hold, slices in disorder."""
+    return evaluate(tmp_path_factory.mktemp("first"), shuffled(), models.candidate, models.none)
+
+
+@pytest.fixture(scope="module")
+def against_served(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A model in service that is better by more than is allowed; slices in order."""
+    return evaluate(tmp_path_factory.mktemp("second"), in_order(), models.candidate, models.served)
+
+
+@pytest.fixture(scope="module")
+def out_of_bounds(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Both lower bounds missed, while the drop is allowed."""
+    return evaluate(
+        tmp_path_factory.mktemp("third"), in_order(), models.candidate, models.served,
+        min_mean_dice=0.99, min_test_patients=6, max_dice_drop=0.9,
+    )  # fmt: skip
+
+
+def test_the_cohort_is_worth_testing() -> None:
+    """By hand: what is exact, missed, halved and false gives known measures."""
+    by_case = reference(CANDIDATE)
+    assert by_case["a1"]["dice"] == 1
+    assert by_case["c"]["dice"] == 1
+    assert by_case["d"]["dice"] == 0
+    assert by_case["e"]["dice"] == 0
+    assert by_case["a2"]["dice"] == pytest.approx(2 / 3, abs=0.01)  # half of it: 2 * 0.5 / 1.5
+    assert by_case["b"]["dice"] == pytest.approx(0.5, abs=0.1)
+    assert by_case["b"]["false_positive_components"] == 1
+    assert by_case["e"]["missed_components"] == 1
+    assert by_case["a1"]["true_volume_ml"] == pytest.approx(2 * 12 * 12 * 0.045)
+    wanted = (np.mean([1, by_case["a2"]["dice"]]) + by_case["b"]["dice"] + 1) / 5
+    assert expected("candidate")["patient_dice"] == pytest.approx(wanted)
+    served = reference(SERVED, 0.3, 2.0)
+    assert served["d"]["dice"] == 1  # its smallest component swallows the speck
+    assert expected("baseline")["patient_dice"] > expected("candidate")["patient_dice"] + 0.1
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_overall_measures_are_those_of_numpy(first: Result, name: str) -> None:
+    assert first.verdict["overall"][name] == pytest.approx(expected("candidate")[name], abs=1e-9)
+
+
+def test_two_scans_of_a_patient_count_as_one_patient(first: Result) -> None:
+    overall = first.verdict["overall"]
+    assert (overall["patients"], overall["scans"]) == (5, 6)
+    per_scan = np.mean([case["dice"] for case in reference(CANDIDATE).values()])
+    assert overall["patient_dice"] != pytest.approx(float(per_scan), abs=0.01)
+
+
+@pytest.mark.parametrize(("size_bin", "cases"), BINS.items())
+def test_by_size_bin(first: Result, size_bin: str, cases: list[str]) -> None:
+    wanted = means(reference(CANDIDATE), {case[0]: [case] for case in cases})
+    assert first.verdict["by_size"][size_bin] == pytest.approx(wanted, abs=1e-9)
+    assert set(first.verdict["by_size"]) == set(BINS)
+
+
+def test_by_case(first: Result) -> None:
+    by_case = reference(CANDIDATE)
+    assert set(first.verdict["by_case"]) == set(by_case)
+    for case, values in first.verdict["by_case"].items():
+        assert values == pytest.approx(means(by_case, {case: [case]}), abs=1e-9)
+
+
+def test_the_first_model_is_blessed_when_it_reaches_the_bounds(first: Result) -> None:
+    assert first.blessed
+    assert first.verdict["blessed"] is True
+    assert first.verdict["failures"] == []
+    assert first.verdict["baseline"] == {"version": None, "used": False, "reason": "no model is in service yet"}
+
+
+def test_order_shards_and_a_second_model_change_no_measure(first: Result, against_served: Result) -> None:
+    for part in ("overall", "by_size", "by_case"):
+        assert against_served.verdict[part] == first.verdict[part]
+
+
+def test_the_model_in_service_is_measured_with_its_own_post_processing(against_served: Result) -> None:
+    baseline = against_served.verdict["baseline"]
+    assert (baseline["version"], baseline["used"]) == ("17", True)
+    assert baseline["overall"] == pytest.approx(expected("baseline"), abs=1e-9)
+
+
+def test_a_drop_against_the_model_in_service_is_refused(against_served: Result) -> None:
+    assert not against_served.blessed
+    assert against_served.verdict["blessed"] is False
+    (failure,) = against_served.verdict["failures"]
+    drop = expected("candidate")["patient_dice"] - expected("baseline")["patient_dice"]
+    assert failure["metric"] == "patient_dice"
+    assert failure["is_change"] is True
+    assert failure["value"] == pytest.approx(drop, abs=1e-9)
+    assert failure["allowed_change"] == pytest.approx(-0.02)
+
+
+def test_lower_bounds_are_refused_each_by_name(out_of_bounds: Result) -> None:
+    assert not out_of_bounds.blessed
+    failures = {failure["metric"]: failure for failure in out_of_bounds.verdict["failures"]}
+    assert set(failures) == {"patient_dice", "patients"}
+    assert not any(failure["is_change"] for failure in failures.values())
+    assert failures["patient_dice"]["value"] == pytest.approx(expected("candidate")["patient_dice"], abs=1e-9)
+    assert failures["patient_dice"]["lower_bound"] == pytest.approx(0.99)
+    assert failures["patients"]["value"] == 5
+    assert failures["patients"]["lower_bound"] == 6

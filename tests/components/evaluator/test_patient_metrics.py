@@ -1,0 +1,143 @@
+"""The metric's parts without TFMA's pipeline: packing, scans from slices, and the averages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorflow.core.example.example_pb2 import Example
+from tensorflow_model_analysis.metrics import metric_types
+
+from components.evaluator.component import eval_config
+from components.evaluator.extractors import KEPT_FEATURES, pack_prediction, unpack_prediction
+from components.evaluator.patient_metrics import KEYS, MEANS, _PatientCombiner, scan_values
+from components.imaging.postprocess import quantise
+from schema import features as f
+from tests.cases import Sample, cuboid
+from tests.models import Arithmetic, contract
+
+BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
+
+
+def extracts(sample: Sample, order: list[int]) -> tuple[dict[str, Any], np.ndarray]:
+    """Features and packed predictions of a scan's slices in some order, shaped as TFMA hands them over."""
+    examples = [Example.FromString(record).features.feature for record in sample.examples()]
+    features: dict[str, Any] = {}
+    for name in KEPT_FEATURES:
+        rows = []
+        for index in order:
+            feature = examples[index][name]
+            rows.append(list(getattr(feature, feature.WhichOneof("kind")).value))
+        features[name] = np.array(rows, dtype=object if isinstance(rows[0][0], bytes) else None)
+    network, made = Arithmetic(), contract()
+    planes = quantise(network.numpy(sample.scan().examples(0)))
+    return features, np.array([pack_prediction(planes[index], made) for index in order], dtype=object)
+
+
+def test_packing_keeps_every_pixel_and_the_post_processing() -> None:
+    plane = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
+    pixels, header = unpack_prediction(pack_prediction(plane, contract(threshold=0.3, min_component_ml=0.5)))
+    np.testing.assert_array_equal(pixels, plane)
+    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "threshold": 0.3, "min_component_ml": 0.5}
+
+
+def test_a_packed_slice_is_small() -> None:
+    sample = Sample("a", BLOOD)
+    _, packed = extracts(sample, list(range(5)))
+    assert max(map(len, packed)) < 400  # 4096 bytes of float32 pixels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slices_may_come_in_any_order(seed: int) -> None:
+    sample = Sample("case", [cuboid((0, 2), (20, 30), (24, 34))], [cuboid((1, 3), (22, 32), (24, 34))], "patient")
+    order = list(range(5))
+    wanted = scan_values(*extracts(sample, order))
+    random.Random(seed).shuffle(order)
+    found = scan_values(*extracts(sample, order))
+    assert found == wanted
+    assert found["patient"] == "patient"
+    assert 0 < found["values"][0] < 1
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [0, 1, 3, 4], [0, 1, 2, 3, 4, 4], [0, 0, 1, 2, 3]])
+def test_a_scan_with_missing_or_repeated_slices_is_an_error(order: list[int]) -> None:
+    with pytest.raises(ValueError, match="a scan of 5 slices came with the slices"):
+        scan_values(*extracts(Sample("a", BLOOD, BLOOD), order))
+
+
+def combiner() -> _PatientCombiner:
+    return _PatientCombiner({name: metric_types.MetricKey(name=name) for name in KEYS})
+
+
+def scan(patient: str, dice: float, alarms: float = 0.0) -> dict[str, Any]:
+    """What `scan_values` returns, with two measures of interest."""
+    values = dict.fromkeys(MEANS, 0.0) | {"dice": dice, "false_positive_components": alarms}
+    return {"patient": patient, "values": tuple(values[name] for name in MEANS)}
+
+
+def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """The result over scans that arrive in groups."""
+    made = combiner()
+    accumulators = []
+    for group in groups:
+        accumulator = made.create_accumulator()
+        for element in group:
+            accumulator = made.add_input(accumulator, element)
+        accumulators.append(accumulator)
+    return {key.name: value for key, value in made.extract_output(made.merge_accumulators(accumulators)).items()}
+
+
+def test_scans_are_averaged_within_a_patient_first() -> None:
+    found = combined([[scan("a", 0.2, 4), scan("b", 0.9, 1)], [scan("a", 0.6, 0)]])
+    assert found["patient_dice"] == pytest.approx((0.4 + 0.9) / 2)
+    assert found["patient_dice_sd"] == pytest.approx(np.std([0.4, 0.9], ddof=1))
+    assert found["false_positive_components"] == pytest.approx((2 + 1) / 2)
+    assert (found["patients"], found["scans"]) == (2, 3)
+
+
+def test_the_order_of_arrival_leaves_no_trace() -> None:
+    scans = [scan("a", 0.1), scan("a", 0.7), scan("b", 0.3), scan("c", 1 / 3)]
+    results = [combined([list(order[:cut]), list(order[cut:])])
+               for order in itertools.permutations(scans) for cut in (0, 2)]  # fmt: skip
+    assert all(result == results[0] for result in results)  # to the last bit
+
+
+def test_a_single_patient_has_no_deviation() -> None:
+    found = combined([[scan("a", 0.5)]])
+    assert (found["patient_dice"], found["patient_dice_sd"], found["patients"]) == (0.5, 0.0, 1)
+
+
+def test_no_scan_at_all_is_not_a_number_and_fails_every_bound() -> None:
+    found = combined([[]])
+    assert set(found) == set(KEYS)
+    assert all(np.isnan(value) for value in found.values())
+
+
+def test_the_configuration_names_models_slices_and_thresholds() -> None:
+    gate = {"min_mean_dice": 0.4, "max_dice_drop": 0.05, "min_test_patients": 3}
+    config = eval_config(gate, "v1")
+    assert [(spec.name, spec.is_baseline, spec.signature_name) for spec in config.model_specs] == [
+        ("candidate", False, "serving_default"),
+        ("baseline", True, "serving_default"),
+    ]
+    assert [list(spec.feature_keys) for spec in config.slicing_specs] == [[], [f.SIZE_BIN], [f.CASE_ID]]
+    (spec,) = config.metrics_specs
+    assert spec.query_key == f.CASE_ID
+    by_name = {json.loads(metric.config)["name"]: metric for metric in spec.metrics}
+    assert tuple(by_name) == KEYS
+    gated = {name: metric.per_slice_thresholds for name, metric in by_name.items() if metric.per_slice_thresholds}
+    assert set(gated) == {"patient_dice", "patients"}
+    for (rule,) in gated.values():
+        # The whole split, no size bin and no single case.
+        assert [list(item.feature_keys) for item in rule.slicing_specs] == [[]]
+    dice, patients = gated["patient_dice"][0].threshold, gated["patients"][0].threshold
+    assert dice.value_threshold.lower_bound.value == 0.4
+    assert dice.change_threshold.absolute.value == -0.05
+    assert patients.value_threshold.lower_bound.value == 3
+    assert not patients.HasField("change_threshold")
+    assert eval_config(gate, "v2") != config  # the code is part of the cache key
+    assert eval_config(gate, "v1") == config
