@@ -14,7 +14,8 @@ TISSUE_HU = -200
 BONE_HU = 300
 BRAIN_HU = (0, 80)
 _MIN_BONE_ML = 20.0
-_MIN_TISSUE_ML = 20.0
+_MIN_BRAIN_ML = 20.0
+_MIN_HEAD_CM2 = 25.0  # of the largest slice; a head has 100 to 250, and a single thin slice is a scan too
 PERCENTILES = (1.0, 5.0, 50.0, 95.0, 99.0)
 
 
@@ -57,7 +58,8 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
 
     tissue = _largest(_eroded(thin > TISSUE_HU))
     bone = _largest(thin > BONE_HU)
-    found = tissue.sum() * voxel_ml >= _MIN_TISSUE_ML
+    area_cm2 = tissue.sum(axis=(1, 2)) * pixel_cm2
+    found = area_cm2.max() >= _MIN_HEAD_CM2
     anchor = bone if bone.sum() * voxel_ml >= _MIN_BONE_ML else tissue
     center = ((hu.shape[1] - 1) / 2, (hu.shape[2] - 1) / 2)
     if anchor.any():
@@ -73,10 +75,10 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
             percentiles[index] = np.percentile(plane[inside], PERCENTILES)
     brain = _largest(_eroded((thin > BRAIN_HU[0]) & (thin < BRAIN_HU[1])))
     values = thin[brain].astype(np.float64)
-    enough = values.size * voxel_ml >= _MIN_TISSUE_ML
+    enough = values.size * voxel_ml >= _MIN_BRAIN_ML
     return Head(
         center=center,
-        area_cm2=tissue.sum(axis=(1, 2)) * pixel_cm2,
+        area_cm2=area_cm2,
         percentiles=percentiles,
         brain_mean=float(values.mean()) if enough else float("nan"),
         brain_sd=float(values.std()) if enough else float("nan"),

@@ -94,8 +94,8 @@ def pattern_to_glob(pattern: str) -> str:
 
 
 def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"(\{case\}|\{patient\})", pattern)
-    names = {"{case}": r"(?P<case>[^/]+?)", "{patient}": r"(?P<patient>[^/]+?)"}
+    parts = re.split(r"(\{case\}|\{patient\}|\*)", pattern)
+    names = {"{case}": r"(?P<case>[^/]+?)", "{patient}": r"(?P<patient>[^/]+?)", "*": "[^/]*"}
     return re.compile("^" + "".join(names.get(part, re.escape(part)) for part in parts) + "$")
 
 

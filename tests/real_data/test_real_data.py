@@ -53,7 +53,8 @@ def test_the_gate_measures_what_predict_then_writes(
         scan = data / "images" / f"{case}.nii.gz"
         process = ich("predict", scan, "-o", tmp_path, "-m", output)
         assert process.returncode == 0, process.stderr
-        image, mask = nib.Nifti1Image.from_filename(scan), nib.Nifti1Image.from_filename(tmp_path / f"{case}_mask.nii.gz")
+        image = nib.Nifti1Image.from_filename(scan)
+        mask = nib.Nifti1Image.from_filename(tmp_path / f"{case}_mask.nii.gz")
         assert mask.shape == image.shape and np.array_equal(mask.affine, image.affine)
         truth = data / "masks" / f"{case}.nii.gz"
         assert values["patient_dice"] == pytest.approx(itk_dice(truth, tmp_path / f"{case}_mask.nii.gz"), abs=1e-9)

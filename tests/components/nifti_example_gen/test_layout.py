@@ -226,3 +226,13 @@ def test_absolute_paths_in_a_manifest_are_taken_as_they_are(tmp_path: Path) -> N
     text = HEADER + f"a,p1,{elsewhere / 'a.nii'},{elsewhere / 'a_m.nii'},train\n"
     (case,) = find_cases(tmp_path / "root", manifest(tmp_path / "root", text)).cases
     assert case.image == elsewhere / "a.nii"
+
+
+def test_a_star_stands_for_any_part_of_a_name(tmp_path: Path) -> None:
+    for name in ("sub-01/ct_a.nii.gz", "sub-01/ct_a_lesion.nii.gz", "sub-02/ct_b.nii.gz", "sub-02/ct_b_lesion.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    data = {"image": "{case}/ct_*.nii.gz", "mask": "{case}/ct_*_lesion.nii.gz", "manifest": None, "patient": None}
+    cohort = find_cases(tmp_path, data)
+    assert [case.case_id for case in cohort.cases] == ["sub-01", "sub-02"]
+    assert [case.image.name for case in cohort.cases] == ["ct_a.nii.gz", "ct_b.nii.gz"]
