@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,7 @@ def predict_scan(path: Path, out: Path, model: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such scan; give a .nii or .nii.gz file")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, wanted a folder; give another -o")
+    _refuse_unwritable(out)
     from serving.overlay import overlay_png
     from serving.predictor import Predictor
 
@@ -52,3 +52,13 @@ def predict_scan(path: Path, out: Path, model: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{out}: cannot write there ({error.strerror}); give another -o") from None
     return {**report, "files": {kind: str(file) for kind, file in files.items()}}
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Raises a UsageError before the slow part; the folder itself is made only when there is something to put in."""
+    # os.path, because Path.exists raises where a folder on the way may not be entered.
+    nearest = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))  # noqa: PTH110
+    if os.path.isfile(out):  # noqa: PTH113
+        raise UsageError(f"{out}: is a file, wanted a folder; give another -o")
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise UsageError(f"{out}: cannot write there ({nearest} is no writable folder); give another -o")

@@ -45,17 +45,20 @@ class Prediction:
 
 
 def find_model(folder: Path) -> Path:
-    """The model to use: `folder` itself, or the newest version in it.
+    """The model to use: `folder` itself, the newest version in it, or that of the model in a run's output folder.
 
     Raises:
-        UsageError: There is no exported model.
+        UsageError: There is no exported model, or the choice is not clear.
     """
     if (folder / "saved_model.pb").is_file():
         return folder
-    for candidate in (folder, folder / "serving" / "ich"):
-        found = versions(candidate)
-        if found:
-            return found[-1]
+    if found := versions(folder):
+        return found[-1]
+    models = [path for path in sorted((folder / "serving").glob("*")) if versions(path)]
+    if len(models) == 1:
+        return versions(models[0])[-1]
+    if models:
+        raise UsageError(f"{folder}: holds {len(models)} models; give one with --model: {', '.join(map(str, models))}")
     raise UsageError(
         f"{folder}: no model there, wanted a SavedModel or a folder of versions such as <output>/serving/ich; "
         "run `ich run` first or give --model"
@@ -80,7 +83,10 @@ class Predictor:
             UsageError: There is no model, or none that this program made.
         """
         self.path = find_model(model)
-        self.contract: Contract = read_contract(self.path)
+        try:
+            self.contract: Contract = read_contract(self.path)
+        except UsageError as error:
+            raise UsageError(f"{self.path}: {error}") from None
         tf = self._tf = _tensorflow()  # slow, and not needed to refuse a wrong folder
         try:
             loaded = tf.saved_model.load(str(self.path))
@@ -111,7 +117,7 @@ class Predictor:
         finished = time.monotonic()
         report = {
             "model": self.contract.model_name,
-            "model_version": self.path.name,
+            "model_version": self.path.resolve().name,
             **_measures(mask, scan),
             "seconds": {
                 "read_and_prepare": round(prepared - began, 3),
