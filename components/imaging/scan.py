@@ -83,5 +83,5 @@ def prepare_scan(volume: Volume, path: Path, *, size: int, spacing_mm: float) ->
     np.rint(grid, out=grid)
     np.clip(grid, *HU_RANGE, out=grid)
     hu = grid.astype("<i2")
-    hu[hu < AIR_BELOW_HU] = AIR_HU
+    np.copyto(hu, AIR_HU, where=hu < AIR_BELOW_HU)
     return Scan(hu, geometry, orientation, volume.affine, head)
