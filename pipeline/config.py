@@ -272,8 +272,13 @@ class Config(Section):
         return (2 * self.grid.context_slices + 1) * len(self.windows)
 
     def subset(self, *sections: str) -> str:
-        """Canonical JSON of some sections: what a component needs, and no more, goes into its cache key."""
+        """Canonical JSON of some sections: what a component needs, and no more, goes into its cache key.
+
+        The folders `data.root` and `output.root` are left out: components are told the places that are in use.
+        """
         whole = self.model_dump(mode="json")
+        for section in (whole["data"], whole["output"]):
+            del section["root"]
         return json.dumps({key: whole[key] for key in sections}, sort_keys=True)
 
     def fingerprint(self) -> str:
