@@ -58,19 +58,21 @@ class Cohort:
     quarantined: list[Quarantined] = field(default_factory=list)
 
 
-def find_cases(root: Path, data: Mapping[str, Any]) -> Cohort:
+def find_cases(root: Path, data: Mapping[str, Any], *, refuse_leaks: bool = True) -> Cohort:
     """Lists the cases of a data folder.
 
     Args:
         root: The data folder.
         data: The configuration's section `data`.
+        refuse_leaks: Raise where a manifest puts one patient into two splits; the checks of cohorts take it from there
+            otherwise.
 
     Raises:
         UsageError: There is no such folder, nothing in it matches, or the manifest is unusable.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such data folder; give one with --data")
-    cohort = _from_manifest(root, data) if data["manifest"] else _from_patterns(root, data)
+    cohort = _from_manifest(root, data, refuse_leaks) if data["manifest"] else _from_patterns(root, data)
     if not cohort.cases:
         wanted = data["manifest"] or f"{data['image']} with {data['mask']}"
         raise UsageError(f"{root}: no complete case found for {wanted}; {_seen(root, cohort)}")
@@ -142,7 +144,7 @@ def _from_patterns(root: Path, data: Mapping[str, Any]) -> Cohort:
     return Cohort(cases, quarantined)
 
 
-def _from_manifest(root: Path, data: Mapping[str, Any]) -> Cohort:
+def _from_manifest(root: Path, data: Mapping[str, Any], refuse_leaks: bool) -> Cohort:
     path = root / data["manifest"]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -165,7 +167,7 @@ def _from_manifest(root: Path, data: Mapping[str, Any]) -> Cohort:
         patient, split = (row.get("patient_id") or "").strip() or case, (row.get("split") or "").strip()
         if split and split not in SPLITS:
             raise UsageError(f"{path}: line {number}: split {split!r}, wanted {', '.join(SPLITS)} or nothing")
-        if splits.setdefault(patient, split) != split:
+        if splits.setdefault(patient, split) != split and refuse_leaks:
             raise UsageError(
                 f"{path}: line {number}: patient {patient} is in {splits[patient] or 'no split'} and in "
                 f"{split or 'no split'}; a patient must stay in one split"

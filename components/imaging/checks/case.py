@@ -64,21 +64,20 @@ def check_case(image: Path, mask: Path | None, data: Mapping[str, Any]) -> CaseC
         if count < data["min_slices"]:
             wanted = f"wanted at least {data['min_slices']} (data.min_slices)"
             findings.append(Finding.of("few-slices", f"{image}: {count} slices, {wanted}", count))
-        values = list(intensity_findings(image, sample))
-        findings += values
-        in_hu = all(finding.severity != "error" for finding in values)
-        if in_hu and sample.head.found:
+        findings += intensity_findings(image, sample)
+        # One cause, one finding: what follows takes spacing and HU at their word.
+        plausible = all(finding.severity != "error" for finding in findings)
+        if plausible and not sample.head.found:
+            span = f"values from {sample.hu.min():g} to {sample.hu.max():g}"
+            findings.append(Finding.of("no-head", f"{image}: no head found; {span}"))
+            plausible = False
+        if plausible:
             findings += anatomy_findings(image, sample)
             findings += slice_findings(image, sample)
-        elif in_hu:
-            findings.append(
-                Finding.of("no-head", f"{image}: no head found; values from {sample.hu.min():g} to {sample.hu.max():g}")
-            )
         if mask is not None:
             drawn = read_lesion(mask, _read(mask, data, findings), image, volume, data)
             findings += drawn.findings
-            unusable = any(finding.code == "mask-is-image" for finding in drawn.findings)
-            if in_hu and not unusable:
+            if plausible and all(finding.severity != "error" for finding in drawn.findings):
                 findings += lesion_findings(mask, drawn.voxels, volume, expected=bool(data.get("expect_lesions")))
             lesion = Orientation.of(volume.affine).to_canonical(drawn.voxels)
     except ScanError as error:
