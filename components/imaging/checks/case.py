@@ -58,7 +58,7 @@ def check_case(image: Path, mask: Path | None, data: Mapping[str, Any]) -> CaseC
     try:
         volume = _read(image, data, findings)
         findings += geometry_findings(image, volume)
-        sample = thin_out(volume)
+        sample = thin_out(volume, image)
         digest = sample.digest()
         count = sample.shape[0]
         if count < data["min_slices"]:

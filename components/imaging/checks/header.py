@@ -21,7 +21,7 @@ MAX_DEFLATE_RATIO = 1032
 
 MAX_MEMORY_GIB = 2.0
 _SLACK_BYTES = 64 * 1024
-_CORRUPT: Any = (OSError, EOFError, isal_zlib.error, ValueError, HeaderDataError)
+_CORRUPT: Any = (OSError, EOFError, isal_zlib.error, ValueError, KeyError, HeaderDataError)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_header(path: Path) -> RawHeader | None:
             start = (igzip.GzipFile(fileobj=raw, mode="rb") if zipped else raw).read(540)
         sizes = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
         kind = nib.nifti1.Nifti1Header if 348 in sizes else nib.nifti2.Nifti2Header if 540 in sizes else None
-        if kind is None:
+        if kind is None or len(start) < kind.template_dtype.itemsize:
             return None
         return RawHeader(kind.from_fileobj(io.BytesIO(start), check=False), zipped, path.stat().st_size)
     except _CORRUPT:

@@ -63,7 +63,7 @@ CHECKS: dict[str, Check] = {
     "wide-dtype": _fixed("Voxels of 64 bits were read as 32-bit floats.", "Store int16: a quarter of the space."),
     "scale-unset": _fixed("The rescale slope or intercept is 0 or NaN; read as 1 and 0.", "Write 1 and 0."),
     # --- geometry
-    "geometry": _fatal("The affine is unusable: zero, huge or not finite.", "Convert the original series anew."),
+    "geometry": _fatal("The grid is unusable: zero, huge or not finite spacing, or far too many voxels for it.", "Convert the original series anew."),
     "spacing": _error("No head CT has such a spacing.", "Convert the original series anew, or mend pixdim and affine."),
     "negative-spacing": _fixed("A spacing in pixdim is negative; its size was taken.", "Write positive spacings."),
     "codes-unset": _warning(
@@ -114,7 +114,7 @@ CHECKS: dict[str, Check] = {
     "mask-affine-rounded": _fixed("The mask's affine differs by rounding; voxels were matched.", "Nothing to do."),
     "mask-resampled": _fixed("The mask's grid differs by rounding; it was resampled.", "Look at the mask."),
     "mask-values": _fatal("The mask holds values that are no labels.", "Export the mask as whole-numbered labels."),
-    "mask-is-image": _error("The mask is a copy of the scan.", "Put the mask in its place."),
+    "mask-is-image": _fatal("The mask is a copy of the scan.", "Put the mask in its place."),
     "mask-255": _fixed("The mask's only label is 255; it was read as 1.", "Nothing to do."),
     "mask-float": _fixed("The mask stores whole numbers as floats.", "Store unsigned 8-bit: less space."),
     "mask-soft": _warning("The mask holds fractions; it was cut at 0.5.", "Export the mask before resampling it."),

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from components.imaging.errors import ScanError
 from components.imaging.geometry import Orientation
 from components.imaging.head import THINNING_MM, TISSUE_HU, Head, _eroded, _largest, find_head
 from components.imaging.nifti import Volume
+
+MAX_SLICES = 4096
+MAX_KEPT = 64 * 1024 * 1024
+"""A scan of 512 x 512 x 1000 at 0.45 mm keeps 7 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,27 @@ class Sample:
         return content.hexdigest()
 
 
-def thin_out(volume: Volume) -> Sample:
-    """Takes pixels about `THINNING_MM` apart and finds tissue and head."""
+def thin_out(volume: Volume, path: Path) -> Sample:
+    """Takes pixels about `THINNING_MM` apart and finds tissue and head.
+
+    Args:
+        volume: The scan as stored.
+        path: Its file, for messages.
+
+    Raises:
+        ScanError: `geometry`: no head fills so many pixels at this spacing.
+    """
     orientation = Orientation.of(volume.affine)
     native = orientation.to_canonical(volume.data)
     slices, *plane = orientation.spacing_mm
     steps = [max(1, round(THINNING_MM / spacing)) for spacing in plane]
+    kept = len(native) * np.prod([size / step for size, step in zip(native.shape[1:], steps, strict=True)])
+    if len(native) > MAX_SLICES or kept > MAX_KEPT:
+        raise ScanError(
+            "geometry",
+            f"{path}: {native.shape} voxels (slices, rows, columns) of {orientation.spacing_mm} mm are no head; "
+            "convert the scan anew",
+        )
     offsets = [(size - 1) % step // 2 for size, step in zip(native.shape[1:], steps, strict=True)]
     thin = native[:, offsets[0] :: steps[0], offsets[1] :: steps[1]].astype(np.float32, order="C")
     return Sample(
