@@ -15,7 +15,6 @@ from tfx.types import standard_component_specs as specs
 
 from components.evaluator.verdict import read_verdict
 
-
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
