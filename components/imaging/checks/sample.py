@@ -17,8 +17,6 @@ MAX_SLICES = 4096
 MAX_KEPT = 64 * 1024 * 1024
 """A scan of 512 x 512 x 1000 at 0.45 mm keeps 7 million pixels."""
 
-_DIGEST_RANGE = 1e6
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -51,7 +49,7 @@ class Sample:
     def digest(self) -> str:
         """Hash of the content, the same however the scan is stored (orientation, type, compression)."""
         content = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
-        content.update(np.rint(np.clip(self.hu, -_DIGEST_RANGE, _DIGEST_RANGE) * 16).astype("<i4").data)
+        content.update(np.rint(np.clip(self.hu, -32768, 32767)).astype("<i2").data)
         return content.hexdigest()
 
 
