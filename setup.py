@@ -28,6 +28,10 @@ INTERFACE = [
     "rich>=13,<16",
     "psutil>=6,<8",
 ]
+REPORT = [
+    "Jinja2>=3.1,<4",
+    "matplotlib>=3.9,<4",
+]
 DEVELOPMENT = [
     "pytest>=8,<10",
     "ruff>=0.8",
@@ -49,7 +53,7 @@ setup(
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["pipeline*", "components*", "schema*", "serving*"]),
     package_data={"pipeline": ["configs/*.yaml"], "schema": ["*.pbtxt"]},
-    install_requires=PIPELINE + IMAGING + INTERFACE,
+    install_requires=PIPELINE + IMAGING + INTERFACE + REPORT,
     extras_require={"dev": DEVELOPMENT},
     entry_points={"console_scripts": ["ich=pipeline.cli:main"]},
 )
