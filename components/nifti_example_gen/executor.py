@@ -117,7 +117,7 @@ class _WriteShard(beam.DoFn):
         try:
             scan, mask = read_case(case, self._settings["data"], self._settings["grid"])
         except ScanError as error:
-            return [], Quarantined(case.case_id, error.code, str(error))
+            return [], Quarantined(case.case_id, error.code, str(error), str(case.image))
         return slice_examples(case, split, scan, mask, self._settings["grid"]["context_slices"])
 
 

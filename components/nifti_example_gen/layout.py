@@ -38,11 +38,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A scan that is not used, and why."""
+    """A scan that is not used, and why.
+
+    Attributes:
+        case_id: The case.
+        code: Short stable name of the reason.
+        reason: File, value found, value wanted, remedy.
+        image: The scan's file; empty where there is none.
+    """
 
     case_id: str
     code: str
     reason: str
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def _from_patterns(root: Path, data: Mapping[str, Any]) -> Cohort:
         if case not in masks:
             expected = root / data["mask"].replace("{case}", case).replace("{patient}", patient or "*")
             reason = f"{image}: has no mask, wanted {expected}; add it or remove the scan"
-            quarantined.append(Quarantined(case, "missing-mask", reason))
+            quarantined.append(Quarantined(case, "missing-mask", reason, str(image)))
             continue
         if expression is not None:
             match = expression.search(case)
@@ -175,7 +183,8 @@ def _from_manifest(root: Path, data: Mapping[str, Any]) -> Cohort:
         if absent:
             reason = f"{path}: line {number}: no such file: {', '.join(absent)}; mend the line or add the file"
             code = "missing-mask" if absent[0].startswith("mask ") else "missing-image"
-            quarantined.append(Quarantined(case, code, reason))
+            image = "" if code == "missing-image" else str(files["image"])
+            quarantined.append(Quarantined(case, code, reason, image))
         else:
             cases.append(Case(case, patient, files["image"], files["mask"], split))
     repeated = [case for case, count in Counter(row["case_id"].strip() for _, row in rows).items() if count > 1]
