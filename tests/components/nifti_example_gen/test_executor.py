@@ -185,7 +185,7 @@ def test_training_without_a_lesion_is_refused(cohort: CohortSummary, tmp_path: P
 def test_a_split_left_empty_by_unusable_scans_is_refused(cohort: CohortSummary, tmp_path: Path) -> None:
     link(cohort, tmp_path / "data", ["001", "002", "not-nifti"])
     write_manifest(tmp_path / "data", {"001": "train", "002": "val", "not-nifti": "test"})
-    text = refused(tmp_path / "data", tmp_path / "out", data={"manifest": "list.csv"})
+    text = refused(tmp_path / "data", tmp_path / "out", data={"manifest": "list.csv", "max_quarantined": 0.5})
     assert "train 1, val 1, test 0" in text
     assert "quarantined were 1:\n  not-nifti: not-nifti: " in text
 
