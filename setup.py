@@ -25,11 +25,11 @@ INTERFACE = [
     "click>=8.1,<9",
     "pydantic>=2.10,<3",
     "PyYAML>=6,<7",
+    "Jinja2>=3.1,<4",
     "rich>=13,<16",
     "psutil>=6,<8",
 ]
 REPORT = [
-    "Jinja2>=3.1,<4",
     "matplotlib>=3.9,<4",
 ]
 DEVELOPMENT = [
@@ -52,7 +52,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["pipeline*", "components*", "schema*", "serving*"]),
-    package_data={"pipeline": ["configs/*.yaml"], "schema": ["*.pbtxt"]},
+    package_data={"pipeline": ["configs/*.yaml", "templates/*.html"], "schema": ["*.pbtxt"]},
     install_requires=PIPELINE + IMAGING + INTERFACE + REPORT,
     extras_require={"dev": DEVELOPMENT},
     entry_points={"console_scripts": ["ich=pipeline.cli:main"]},

@@ -1,4 +1,8 @@
-"""Artifact types of our own; their names are import paths, as Kubeflow wants them."""
+"""Artifact types of our own.
+
+Kubeflow finds a type again by its name alone, which has to be `<package>.<Class>` with a single dot: each type is
+therefore an attribute of the package `components`, too.
+"""
 
 from tfx.types.artifact import Artifact
 
@@ -6,4 +10,4 @@ from tfx.types.artifact import Artifact
 class DataReport(Artifact):
     """What is known of a run's data: `findings.json`."""
 
-    TYPE_NAME = "components.types.DataReport"
+    TYPE_NAME = "components.DataReport"

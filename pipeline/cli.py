@@ -207,6 +207,63 @@ def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects
     click.echo(f"{out}: {len(summary.cases)} cases, {summary.written} written")
 
 
+@main.command()
+@click.argument("data", type=_FOLDER)
+@click.option("-c", "--config", "config_source", help="YAML file or name of a shipped config; else the one that fits.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. data.checks.metal=error.")
+@click.option("--json", "json_file", type=_FOLDER, help="Write all findings to this file; - prints them instead.")
+@click.option("--html", "html_file", type=_FOLDER, help="Write a page with remedies and pictures to this file.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads; default: one a processor.")
+@_reported
+def check(
+    data: Path,
+    config_source: str | None,
+    settings: tuple[str, ...],
+    json_file: Path | None,
+    html_file: Path | None,
+    workers: int,
+) -> int:
+    """Check scans and masks as ingestion would, without training.
+
+    Exit code 1 when a scan would be quarantined, else 0.
+    """
+    from components.imaging.nifti import write_bytes
+    from pipeline.check import check_folder, fitting_config, render_table
+    from pipeline.config import load_config
+    from pipeline.progress import progress_bar
+
+    if settings and config_source is None:
+        raise UsageError("--set needs --config")
+    config = load_config(config_source, settings) if config_source else fitting_config(data)
+    with progress_bar("scans") as advance:
+        report = check_folder(data, config, workers=workers, thumbnails=html_file is not None, progress=advance)
+    text = json.dumps(report.to_json(), indent=1)
+    printed = json_file is not None and str(json_file) == "-"
+    pages = {} if json_file is None or printed else {json_file: text}
+    if html_file is not None:
+        from pipeline.check_page import render_page
+
+        pages[html_file] = render_page(report)
+    for path, content in pages.items():
+        try:
+            write_bytes(path, content.encode())
+        except OSError as error:
+            raise UsageError(f"{path}: cannot write there ({error.strerror}); give another file") from None
+    if printed:
+        click.echo(text)
+    else:
+        if report.codes():
+            from rich.console import Console
+
+            Console().print(render_table(report))
+        bad = len(report.quarantined)
+        click.echo(
+            f"{data}: {len(report.cases)} cases as {config.name}, {bad or 'none'} would be quarantined"
+            + "".join(f"\n  {path}" for path in pages)
+        )
+    return 1 if report.quarantined else 0
+
+
 @main.command("config")
 @click.argument("source", required=False)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from components.imaging.checks.registry import CHECKS, Policy
 from components.imaging.errors import UsageError
 from components.nifti_example_gen.spans import EXPRESSIONS, placeholders
 
@@ -76,7 +77,33 @@ class DataConfig(Section):
     lesion_labels: list[int] | None = Field(None, description="mask labels that are blood; default: all but 0")
     max_voxels: Positive = Field(512 * 1024 * 1024, description="a larger scan is quarantined unread")
     min_slices: Positive = Field(1, description="a scan with fewer slices is quarantined")
+    max_memory_gib: float = Field(2.0, gt=0, description="a scan that takes more to read is quarantined unread")
     max_quarantined: Fraction = Field(0.25, description="a larger share of quarantined scans stops the run")
+    expect_lesions: bool = Field(False, description="quarantine a scan whose mask is empty")
+    resample_masks: bool = Field(False, description="resample a mask whose grid differs from the scan's by rounding")
+    checks: dict[str, Policy] = Field(
+        default_factory=dict, description="severity by check code instead of the registry's: error, warning or off"
+    )
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, checks: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        if isinstance(checks, dict):
+            return {code: "off" if policy is False else policy for code, policy in checks.items()}
+        return checks
+
+    @field_validator("checks")
+    @classmethod
+    def _known_checks(cls, checks: dict[str, Policy]) -> dict[str, Policy]:
+        for code, policy in checks.items():
+            if code not in CHECKS:
+                close = difflib.get_close_matches(code, CHECKS, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise ValueError(f"{code} is no check; {hint}allowed: {', '.join(CHECKS)}")
+            if CHECKS[code].fatal and policy != "error":
+                raise ValueError(f"{code} cannot be {policy}: a scan cannot be used after it")
+        return checks
 
     @field_validator("image", "mask")
     @classmethod
@@ -299,8 +326,13 @@ class Config(Section):
         return (2 * self.grid.context_slices + 1) * len(self.windows)
 
     def subset(self, *sections: str) -> str:
-        """Canonical JSON of some sections: what a component needs, and no more, goes into its cache key."""
+        """Canonical JSON of some sections: what a component needs, and no more, goes into its cache key.
+
+        The folders `data.root` and `output.root` are left out: components are told the places that are in use.
+        """
         whole = self.model_dump(mode="json")
+        for section in (whole["data"], whole["output"]):
+            del section["root"]
         return json.dumps({key: whole[key] for key in sections}, sort_keys=True)
 
     def fingerprint(self) -> str:

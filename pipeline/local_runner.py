@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.console import captured, say
 from serving.versions import versions
 
-PUSHED, FAILED, REFUSED = 0, 1, 3
+PUSHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
 
 @dataclass
@@ -108,12 +108,13 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
                 with _timed(stages, name, log) as stage:
                     stage["cached"], outputs[name] = launch()
                     stage["note"] = _note(name, outputs[name])
-        finally:
-            _write_summary(folders, run, config, data, stages)
-    verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
+            verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
+        except BaseException as error:
+            _write_summary(folders, run, config, data, stages, error=error)
+            raise
     served = versions(folders.serving(config.output.model_name))
     outcome = Outcome(PUSHED if verdict["blessed"] else REFUSED, verdict, served[-1] if served else None, log, stages)
-    _write_summary(folders, run, config, data, stages, outcome)
+    _write_summary(folders, run, config, data, stages, outcome=outcome)
     return outcome
 
 
@@ -211,9 +212,9 @@ def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[
     began = time.monotonic()
     try:
         yield stage
-    except IchError:
+    except IchError as error:
         stage["state"] = "failed"
-        raise
+        raise _root_cause(error) from None
     except KeyboardInterrupt:
         stage["state"] = "interrupted"
         raise
@@ -239,15 +240,14 @@ def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The first IchError in the chain of causes, else the innermost one."""
-    seen: list[BaseException] = []
+    """The IchError behind an error, in its first wording: Beam appends the step to it. Else the error itself."""
+    chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        if isinstance(current, IchError):
-            return current
-        current = current.__cause__ or current.__context__
-    return seen[0]
+    while current is not None and not any(current is known for known in chain):
+        chain.append(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    expected = [link for link in chain if isinstance(link, IchError)]
+    return expected[-1] if expected else error
 
 
 def _read(path: Path) -> Any:
@@ -285,7 +285,9 @@ def _write_summary(
     config: Config,
     data: Path,
     stages: list[dict[str, Any]],
+    *,
     outcome: Outcome | None = None,
+    error: BaseException | None = None,
 ) -> None:
     from components.imaging.nifti import write_bytes
 
@@ -294,8 +296,16 @@ def _write_summary(
         "config": config.model_dump(mode="json"),
         "data": str(data),
         "stages": stages,
-        "exit_code": outcome.exit_code if outcome else FAILED,
+        "exit_code": outcome.exit_code if outcome else _exit_code(error),
+        "error": str(error) or type(error).__name__ if error else None,
         "verdict": outcome.verdict if outcome else None,
         "model": str(outcome.model) if outcome and outcome.model else None,
     }
     write_bytes(folders.runs / f"{run}.json", json.dumps(summary, indent=1).encode())
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """What the command ends with, as `pipeline.cli` has it."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return error.exit_code if isinstance(error, IchError) else FAILED

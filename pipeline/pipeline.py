@@ -126,7 +126,7 @@ def create_pipeline(config: Config, places: Places, *, serving_state: str = "") 
     )
 
     return tfx.dsl.Pipeline(
-        pipeline_name=config.name,
+        pipeline_name=config.name.replace("_", "-"),  # Kubeflow takes no underscores
         pipeline_root=places.artifacts,
         components=[
             example_gen, statistics, schema, validator, data_gate, transform, trainer, served, evaluator, pusher

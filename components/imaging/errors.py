@@ -1,5 +1,7 @@
 """What a user can do wrong, as exceptions whose text is shown without a traceback."""
 
+from __future__ import annotations
+
 
 class IchError(Exception):
     """An expected failure: the message names the file or key, the value found, the value wanted and the remedy."""
@@ -29,3 +31,7 @@ class ScanError(IchError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[ScanError], tuple[str, str]]:
+        """Lets it travel between processes."""
+        return type(self), (self.code, str(self))

@@ -8,11 +8,13 @@ sheared affine) is handled the same way: slices are taken as acquired.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy import sparse
 
 CANONICAL = "LPS"
@@ -87,33 +89,53 @@ class Geometry:
         """Volume of a native voxel in ml."""
         return float(np.prod(self.spacing_mm)) / 1000.0
 
-    def to_grid(self, native: np.ndarray, outside: float) -> np.ndarray:
+    def to_grid(
+        self,
+        native: np.ndarray,
+        outside: float,
+        *,
+        box: tuple[slice, slice] | None = None,
+        finish: Callable[[np.ndarray], np.ndarray] | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> np.ndarray:
         """Resamples slices in-plane to the model grid, each grid pixel the area-weighted mean of what it covers.
 
         Where the grid is finer than the scan, this interpolates linearly instead.
 
         Args:
             native: Of shape (n, rows, columns).
-            outside: Value of the part of a grid pixel that lies outside the scan.
+            outside: Value of what lies outside the scan or the box.
+            box: Native rows and columns to look at; all by default.
+            finish: Applied to each slice's float32 values while they are in the processor's cache.
+            dtype: Type of the result; `finish` must return values that fit it.
 
         Returns:
-            float32 of shape (n, grid_size, grid_size).
+            `dtype` of shape (n, grid_size, grid_size).
         """
-        (row_matrix, row_cover), (column_matrix, column_cover) = (
+        rows, columns = box or (slice(0, native.shape[1]), slice(0, native.shape[2]))
+        (row_matrix, row_cover, row_span), (column_matrix, column_cover, column_span) = (
             _area_weights(
-                self.native_shape[axis], self.grid_size, self.grid_spacing_mm / self.spacing_mm[axis],
+                self.native_shape[axis],
+                self.grid_size,
+                self.grid_spacing_mm / self.spacing_mm[axis],
                 self.grid_center[axis - 1],
+                wanted.start,
+                wanted.stop,
             )
-            for axis in (1, 2)
+            for axis, wanted in ((1, rows), (2, columns))
         )
+        grid = np.full((native.shape[0], self.grid_size, self.grid_size), outside, dtype)
+        if row_matrix.nnz == 0 or column_matrix.nnz == 0:
+            return grid
+        uncovered = np.float32(outside) * (1.0 - np.outer(row_cover, column_cover)).astype(np.float32)
+        border = uncovered if outside and uncovered.any() else None
         # Few weights a row, so sparse products; slice by slice, so that all of it stays in the processor's cache.
-        grid = np.empty((native.shape[0], self.grid_size, self.grid_size), np.float32)
         for index, plane in enumerate(native):
-            narrowed = row_matrix @ np.asarray(plane, dtype=np.float32)
-            grid[index] = (column_matrix @ np.ascontiguousarray(narrowed.T)).T
-        uncovered = 1.0 - np.outer(row_cover, column_cover)
-        if outside and uncovered.max() > 0:
-            grid += np.float32(outside) * uncovered.astype(np.float32)
+            narrowed = row_matrix @ np.asarray(plane[rows, columns], dtype=np.float32)
+            values = (column_matrix @ np.ascontiguousarray(narrowed.T)).T
+            if border is not None:
+                values = values + border
+            grid[index, row_span, column_span] = finish(values) if finish else values
         return grid
 
     def to_native(self, grid: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
@@ -154,18 +176,32 @@ class Geometry:
 
 
 @lru_cache(maxsize=64)
-def _area_weights(length: int, size: int, step: float, center: float) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Weights of native pixels in grid pixels along one axis.
+def _area_weights(
+    length: int, size: int, step: float, center: float, first: int, last: int
+) -> tuple[sparse.csr_matrix, np.ndarray, slice]:
+    """Weights of some native pixels in the grid pixels that they reach, along one axis.
 
     Args:
         length: Native pixels.
         size: Grid pixels.
         step: Grid pixel size in native pixels.
         center: Native coordinate of the grid's centre.
+        first: First native pixel to look at.
+        last: One after the last.
 
     Returns:
-        Matrix of shape (size, length), and the share of each grid pixel that lies inside the scan.
+        Matrix of shape (reached, last - first), the covered share of each reached grid pixel, and which these are.
     """
+    matrix = _all_area_weights(length, size, step, center)[:, first:last]
+    reached = np.flatnonzero(np.diff(matrix.indptr))
+    span = slice(int(reached[0]), int(reached[-1]) + 1) if reached.size else slice(0, 0)
+    matrix = matrix[span]
+    cover = np.asarray(matrix.sum(axis=1)).ravel()
+    return matrix, np.where(cover > 1 - 1e-5, 1.0, cover), span
+
+
+def _all_area_weights(length: int, size: int, step: float, center: float) -> sparse.csr_matrix:
+    """Weights of all native pixels in all grid pixels: a matrix of shape (size, length)."""
     middles = center + (np.arange(size) - (size - 1) / 2) * step
     if step < 1:
         return _linear(middles, length)
@@ -180,14 +216,13 @@ def _area_weights(length: int, size: int, step: float, center: float) -> tuple[s
         rows.append(np.flatnonzero(keep))
         columns.append(pixel[keep])
         weights.append(overlap[keep] / step)
-    matrix = sparse.csr_matrix(
+    return sparse.csr_matrix(
         (np.concatenate(weights).astype(np.float32), (np.concatenate(rows), np.concatenate(columns))),
         shape=(size, length),
     )
-    return matrix, np.clip(np.asarray(matrix.sum(axis=1)).ravel(), 0, 1)
 
 
-def _linear(positions: np.ndarray, length: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+def _linear(positions: np.ndarray, length: int) -> sparse.csr_matrix:
     """Linear interpolation at `positions` in pixels 0 .. length - 1, whose own area reaches half a pixel beyond."""
     inside = (positions > -0.5) & (positions < length - 0.5)
     clamped = np.clip(positions, 0, length - 1)
@@ -195,18 +230,17 @@ def _linear(positions: np.ndarray, length: int) -> tuple[sparse.csr_matrix, np.n
     right = np.minimum(left + 1, length - 1)
     part = clamped - left
     index = np.flatnonzero(inside)
-    matrix = sparse.csr_matrix(
+    return sparse.csr_matrix(
         (
             np.concatenate([1 - part[index], part[index]]).astype(np.float32),
             (np.concatenate([index, index]), np.concatenate([left[index], right[index]])),
         ),
         shape=(len(positions), length),
     )
-    return matrix, inside.astype(np.float64)
 
 
 @lru_cache(maxsize=64)
 def _interpolation(length: int, size: int, step: float, center: float) -> sparse.csr_matrix:
     """Matrix of shape (length, size) that interpolates grid values at native pixel centres."""
     positions = (np.arange(length) - center) * step + (size - 1) / 2
-    return _linear(positions, size)[0]
+    return _linear(positions, size)

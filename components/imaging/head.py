@@ -14,6 +14,7 @@ TISSUE_HU = -200
 BONE_HU = 300
 BRAIN_HU = (0, 80)
 _MIN_BONE_ML = 20.0
+_MARGIN_MM = 10.0
 _MIN_BRAIN_ML = 20.0
 _MIN_HEAD_CM2 = 25.0  # of the largest slice; a head has 100 to 250, and a single thin slice is a scan too
 PERCENTILES = (1.0, 5.0, 50.0, 95.0, 99.0)
@@ -25,6 +26,7 @@ class Head:
 
     Attributes:
         center: Row and column of the middle of the skull's bounding box, in native pixels.
+        box: Native rows and columns that hold the whole head, with a margin; all where none was found.
         area_cm2: Head area per slice, float64 of shape (slices,).
         percentiles: HU percentiles `PERCENTILES` inside the head per slice, of shape (slices, 5); -1024 without head.
         brain_mean: Mean HU of the brain; NaN when no brain was found.
@@ -33,6 +35,7 @@ class Head:
     """
 
     center: tuple[float, float]
+    box: tuple[slice, slice]
     area_cm2: np.ndarray
     percentiles: np.ndarray
     brain_mean: float
@@ -61,13 +64,12 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
     area_cm2 = tissue.sum(axis=(1, 2)) * pixel_cm2
     found = area_cm2.max() >= _MIN_HEAD_CM2
     anchor = bone if bone.sum() * voxel_ml >= _MIN_BONE_ML else tissue
-    center = ((hu.shape[1] - 1) / 2, (hu.shape[2] - 1) / 2)
-    if anchor.any():
-        middles = []
-        for axis, step, offset in zip((1, 2), steps, offsets, strict=True):
-            hit = np.flatnonzero(anchor.any(axis=tuple({0, 1, 2} - {axis})))
-            middles.append(float((hit[0] + hit[-1]) / 2 * step + offset))
-        center = (middles[0], middles[1])
+    middles = [(low + high) / 2 for low, high in _extent(anchor, steps, offsets, hu.shape)]
+    # The scalp counts as well as the skull, and either may be what was found best.
+    box = []
+    for axis, (low, high) in enumerate(_extent(tissue | bone, steps, offsets, hu.shape), start=1):
+        margin = _MARGIN_MM / spacing_mm[axis] + steps[axis - 1]
+        box.append(slice(max(0, int(low - margin)), min(hu.shape[axis], int(high + margin) + 1)))
 
     percentiles = np.full((len(thin), len(PERCENTILES)), -1024.0)
     for index, (plane, inside) in enumerate(zip(thin, tissue, strict=True)):
@@ -77,13 +79,28 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
     values = thin[brain].astype(np.float64)
     enough = values.size * voxel_ml >= _MIN_BRAIN_ML
     return Head(
-        center=center,
+        center=(middles[0], middles[1]),
+        box=(box[0], box[1]),
         area_cm2=area_cm2,
         percentiles=percentiles,
         brain_mean=float(values.mean()) if enough else float("nan"),
         brain_sd=float(values.std()) if enough else float("nan"),
         found=bool(found),
     )
+
+
+def _extent(
+    mask: np.ndarray, steps: list[int], offsets: list[int], shape: tuple[int, ...]
+) -> list[tuple[float, float]]:
+    """First and last native row and column of a thinned mask; the whole image of an empty one."""
+    found = []
+    for axis, step, offset in zip((1, 2), steps, offsets, strict=True):
+        hit = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        if hit.size:
+            found.append((float(hit[0] * step + offset), float(hit[-1] * step + offset)))
+        else:
+            found.append((0.0, float(shape[axis] - 1)))
+    return found
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cc3d
 import numpy as np
 from isal import isal_zlib
@@ -54,7 +56,13 @@ def outline(
 
 def pack_mask(mask: np.ndarray) -> bytes:
     """A bool mask as compressed bits; `unpack_mask` is the inverse."""
-    return isal_zlib.compress(np.packbits(mask), 1)
+    return isal_zlib.compress(np.packbits(mask), 1) if mask.any() else _packed_nothing(mask.size)
+
+
+@lru_cache(maxsize=8)
+def _packed_nothing(size: int) -> bytes:
+    """An empty mask, packed: most slices are."""
+    return isal_zlib.compress(bytes(-(-size // 8)), 1)
 
 
 def unpack_mask(data: bytes, rows: int, columns: int) -> np.ndarray:

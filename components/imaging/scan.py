@@ -13,7 +13,8 @@ from components.imaging.head import Head, find_head
 from components.imaging.nifti import Volume
 
 AIR_BELOW_HU = -400
-"""Below this everything on the model grid becomes air: noise and foam around the head carry nothing and pack badly."""
+"""Below this, and away from the head, everything on the model grid becomes air: noise, foam and the table carry nothing
+and pack badly."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,11 @@ def prepare_scan(volume: Volume, path: Path, *, size: int, spacing_mm: float) ->
         grid_size=size,
         grid_spacing_mm=spacing_mm,
     )
-    grid = geometry.to_grid(native, outside=AIR_HU)
-    np.rint(grid, out=grid)
-    np.clip(grid, *HU_RANGE, out=grid)
-    hu = grid.astype("<i2")
-    hu[hu < AIR_BELOW_HU] = AIR_HU
+    hu = geometry.to_grid(native, outside=AIR_HU, box=head.box, finish=_rounded_hu, dtype="<i2")
     return Scan(hu, geometry, orientation, volume.affine, head)
+
+
+def _rounded_hu(values: np.ndarray) -> np.ndarray:
+    """Whole HU within range, without the noise of air."""
+    rounded = np.rint(values)
+    return np.clip(np.where(rounded < AIR_BELOW_HU, AIR_HU, rounded), *HU_RANGE)

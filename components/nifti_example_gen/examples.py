@@ -95,7 +95,12 @@ def lesion_mask(mask: Volume, labels: list[int] | None) -> np.ndarray:
     """
     canonical = Orientation.of(mask.affine).to_canonical(mask.data)
     if labels is None:
-        return np.asarray(canonical > (0 if canonical.dtype.kind in "iu" else 0.5))
+        lowest = 0 if canonical.dtype.kind in "iu" else 0.5
+        lesion = np.zeros(canonical.shape, dtype=bool)
+        for target, plane in zip(lesion, canonical, strict=True):
+            if plane.max() > lowest:  # most slices have none, and their memory is never touched
+                np.greater(plane, lowest, out=target)
+        return lesion
     return np.isin(np.rint(canonical) if canonical.dtype.kind == "f" else canonical, labels)
 
 

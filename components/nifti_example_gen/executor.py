@@ -29,7 +29,7 @@ from components.nifti_example_gen.splits import deal, refuse_empty
 from components.nifti_example_gen.tfrecord import RecordBuffer
 from schema.features import SPLITS
 
-CASES_PER_SHARD = 4
+CASES_PER_SHARD = 8
 
 
 class Shard(NamedTuple):

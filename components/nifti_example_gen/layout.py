@@ -100,7 +100,9 @@ class _File:
     path: Path
 
 
-def find_cases(root: Path, data: Mapping[str, Any], *, newest: int | None = None) -> Cohort:
+def find_cases(
+    root: Path, data: Mapping[str, Any], *, newest: int | None = None, refuse_leaks: bool = True
+) -> Cohort:
     """Lists the cases of a data folder: of its newest span, or of the last `data.spans` of them.
 
     A case id that is complete in several of these spans is taken from the newest.
@@ -109,13 +111,15 @@ def find_cases(root: Path, data: Mapping[str, Any], *, newest: int | None = None
         root: The data folder.
         data: The configuration's section `data`.
         newest: Look at no span above this one.
+        refuse_leaks: Raise where a manifest puts one patient into two splits; the checks of cohorts take it from there
+            otherwise.
 
     Raises:
         UsageError: There is no such folder, nothing in it matches, or the manifest is unusable.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such data folder; give one with --data")
-    by_span = _manifests(root, data) if data["manifest"] else _pairs(root, data)
+    by_span = _manifests(root, data, refuse_leaks) if data["manifest"] else _pairs(root, data)
     found = sorted((span for span in by_span if newest is None or span <= newest), reverse=True)
     spans = tuple(found[: data.get("spans") or 1]) or (0,)
     cohorts = [by_span[span]() for span in spans if span in by_span]
@@ -125,7 +129,8 @@ def find_cases(root: Path, data: Mapping[str, Any], *, newest: int | None = None
         used = cases.setdefault(case.case_id, case)
         if used is not case:
             superseded.append(Superseded(case.case_id, case.span, used.span))
-    _same_splits(cases.values(), root, data)
+    if refuse_leaks:
+        _same_splits(cases.values(), root, data)
     quarantined = [item for cohort in cohorts for item in cohort.quarantined]
     if not cases:
         pattern = data["manifest"] or data["image"]
@@ -271,10 +276,10 @@ def _wanted_mask(root: Path, data: Mapping[str, Any], image: _File) -> Path:
     return root / name
 
 
-def _manifests(root: Path, data: Mapping[str, Any]) -> dict[int, Callable[[], Cohort]]:
+def _manifests(root: Path, data: Mapping[str, Any], refuse_leaks: bool) -> dict[int, Callable[[], Cohort]]:
     """By span, what reads its manifest."""
     if not placeholders(data["manifest"]):
-        return {0: lambda: _read_manifest(root, root / data["manifest"], 0)}
+        return {0: lambda: _read_manifest(root, root / data["manifest"], 0, refuse_leaks)}
     found: dict[int, Path] = {}
     for file in _match(root, data["manifest"]):
         earlier = found.setdefault(file.span, file.path)
@@ -282,12 +287,12 @@ def _manifests(root: Path, data: Mapping[str, Any]) -> dict[int, Callable[[], Co
             raise UsageError(f"{file.path}: is of the same span as {earlier}; remove one of them")
 
     def reader(span: int, path: Path) -> Callable[[], Cohort]:
-        return lambda: _read_manifest(root, path, span)
+        return lambda: _read_manifest(root, path, span, refuse_leaks)
 
     return {span: reader(span, path) for span, path in found.items()}
 
 
-def _read_manifest(root: Path, path: Path, span: int) -> Cohort:
+def _read_manifest(root: Path, path: Path, span: int, refuse_leaks: bool) -> Cohort:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -309,7 +314,7 @@ def _read_manifest(root: Path, path: Path, span: int) -> Cohort:
         patient, split = (row.get("patient_id") or "").strip() or case, (row.get("split") or "").strip()
         if split and split not in SPLITS:
             raise UsageError(f"{path}: line {number}: split {split!r}, wanted {', '.join(SPLITS)} or nothing")
-        if splits.setdefault(patient, split) != split:
+        if splits.setdefault(patient, split) != split and refuse_leaks:
             raise UsageError(
                 f"{path}: line {number}: patient {patient} is in {splits[patient] or 'no split'} and in "
                 f"{split or 'no split'}; a patient must stay in one split"

@@ -250,7 +250,7 @@ def test_channels(minimal: Path, context: int, channels: int) -> None:
 
 CHANGES = {
     "name": "name=other",
-    "data": "data.root=elsewhere",
+    "data": "data.min_slices=2",
     "grid": "grid.spacing_mm=0.8",
     "windows": "windows=[{name: brain, level: 40, width: 80}]",
     "normalisation": "normalisation=brain",
@@ -260,7 +260,7 @@ CHANGES = {
     "postprocess": "postprocess.threshold=0.4",
     "gate": "gate.min_mean_dice=0.6",
     "beam": "beam.args=[--a]",
-    "output": "output.root=elsewhere",
+    "output": "output.model_name=other",
 }
 
 
@@ -282,6 +282,13 @@ def test_subset_holds_its_sections_and_no_other(minimal: Path, section: str) -> 
     others = [name for name in CHANGES if name != section]
     assert before.subset(*others) == after.subset(*others)
     assert set(json.loads(before.subset(*others))) == set(others)
+
+
+def test_where_things_lie_is_in_no_hash(minimal: Path) -> None:
+    before, after = load_config(minimal), load_config(minimal, ["data.root=a", "output.root=b"])
+    assert before != after
+    assert before.subset("data", "output") == after.subset("data", "output")
+    assert after.model_dump()["data"]["root"] == "a"
 
 
 def test_a_default_that_is_written_out_changes_nothing(minimal: Path) -> None:

@@ -12,6 +12,7 @@ import tfx.v1 as tfx
 from tensorflow.core.example.example_pb2 import Example
 from tfx.components.example_validator import executor as validator
 from tfx.types import artifact_utils, standard_artifacts
+from tfx.utils import import_utils
 
 import tensorflow_data_validation as tfdv  # isort: skip - tfx goes first: it stands in for a module that is gone
 from tensorflow_data_validation.statistics import stats_impl
@@ -161,3 +162,10 @@ def test_the_component_can_be_part_of_a_pipeline() -> None:
     anomalies = tfx.types.standard_artifacts.ExampleAnomalies()
     node = DataGate(anomalies=tfx.dsl.Channel(type=type(anomalies)), code_version="1")
     assert node.outputs["report"].type is DataReport
+
+
+def test_kubeflow_finds_the_artifact_type_by_its_name() -> None:
+    assert import_utils.import_class_by_path(DataReport.TYPE_NAME) is DataReport
+    for name in ("NoReport", "nothing"):
+        with pytest.raises(ImportError):
+            import_utils.import_class_by_path(f"components.{name}")

@@ -1,0 +1,296 @@
+"""Running stage by stage: what is said, what is written, and what becomes of every kind of failure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.imaging.errors import DataError, IchError, ScanError, UsageError
+from pipeline import local_runner
+from pipeline.config import Config
+from pipeline.local_runner import Outcome, run_pipeline
+from tests.cases import Sample, cuboid
+from tests.models import unloadable
+
+BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
+CONFIG = Config.model_validate(
+    {
+        "name": "tiny",
+        "data": {"manifest": "manifest.csv"},
+        "grid": {"size": 32, "spacing_mm": 6.0},
+        "network": {"depth": 2},
+    }
+)
+OVERALL = {"patient_dice": 0.75, "patient_dice_sd": 0.1}
+
+
+def cohort(folder: Path, samples: dict[str, Sample]) -> Path:
+    """A data folder with a manifest; samples by split."""
+    rows = []
+    for split, sample in samples.items():
+        name = sample.case_id
+        sample.save(folder / f"{name}.nii.gz", folder / f"{name}_mask.nii.gz")
+        rows.append([name, name, f"{name}.nii.gz", f"{name}_mask.nii.gz", split])
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["case_id", "patient_id", "image", "mask", "split"], *rows])
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return cohort(tmp_path / "data", {split: Sample(split, BLOOD, BLOOD) for split in ("train", "val", "test")})
+
+
+def run(data: Path, output: Path, *, verbose: bool = False) -> Outcome:
+    """Runs the pipeline while Python writes to descriptors 1 and 2, as it does outside of pytest."""
+    with open(1, "w", closefd=False) as out, open(2, "w", closefd=False) as err, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        return run_pipeline(CONFIG, data, output, verbose=verbose)
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
+    """What the stages do instead of TFX's; change it to make them fail."""
+    made: dict[str, Callable[[], Any]] = {}
+
+    def prepare(config: Config, data: Path, folders: local_runner.Folders) -> Any:
+        serving = folders.serving(config.output.model_name)
+
+        def evaluate() -> Any:
+            evaluation = folders.artifacts / "evaluation"
+            evaluation.mkdir(parents=True)
+            verdict = {"blessed": True, "failures": [], "overall": OVERALL, "by_case": {}}
+            (evaluation / "verdict.json").write_text(json.dumps(verdict))
+            return False, {"evaluation": evaluation}
+
+        def push() -> Any:
+            unloadable(serving / "1700000000")
+            return False, {}
+
+        defaults = {"Trainer": lambda: (True, {}), "Evaluator": evaluate, "Pusher": push}
+        return iter({**defaults, **made}.items())
+
+    monkeypatch.setattr(local_runner, "_prepare", prepare)
+    return made
+
+
+def summary(output: Path) -> dict[str, Any]:
+    """The only run's summary."""
+    (path,) = (output / "runs").glob("*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def log(output: Path) -> str:
+    """The only run's log."""
+    (path,) = (output / "logs").glob("*.log")
+    return path.read_text()
+
+
+def test_one_line_a_stage_and_the_rest_in_the_log(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def noisy() -> Any:
+        print("noise of a third party")
+        os.write(2, b"noise of C++\n")
+        return False, {}
+
+    stages["Transform"] = noisy
+    outcome = run(data, tmp_path / "out")
+    shown = capfd.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    assert lines[0] == "tiny: 3 scans (train 1, val 1, test 1), 0 incomplete"
+    patterns = [
+        r"  start +\d+\.\d s",
+        r"  Trainer +\d+\.\d s \(unchanged\)",
+        r"  Evaluator +\d+\.\d s  test Dice 0\.750 ± 0\.100",
+        r"  Pusher +\d+\.\d s",
+        r"  Transform +\d+\.\d s",
+    ]
+    assert len(lines) == 1 + len(patterns)
+    for line, pattern in zip(lines[1:], patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert sorted(log(tmp_path / "out").splitlines()) == ["noise of C++", "noise of a third party"]
+    assert outcome.log.read_text() == log(tmp_path / "out")
+
+
+def test_the_summary_of_a_pushed_model(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run(Path("data"), Path("out"))
+    model = tmp_path / "out" / "serving" / "ich" / "1700000000"
+    assert outcome == Outcome(0, outcome.verdict, model, outcome.log, outcome.stages)
+    found = summary(tmp_path / "out")
+    assert (found["exit_code"], found["error"], found["model"]) == (0, None, str(model))
+    assert found["verdict"]["overall"] == OVERALL
+    assert Config.model_validate(found["config"]) == CONFIG
+    assert [stage["name"] for stage in found["stages"]] == ["start", "Trainer", "Evaluator", "Pusher"]
+    assert {stage["state"] for stage in found["stages"]} == {"done"}
+    assert [stage.get("cached") for stage in found["stages"]] == [None, True, False, False]
+    assert all(stage["seconds"] >= 0 and stage["peak_mib"] > 10 for stage in found["stages"])
+
+
+def test_a_refused_model_ends_with_three(tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]) -> None:
+    def refuse() -> Any:
+        (tmp_path / "verdict.json").write_text(json.dumps({"blessed": False, "overall": OVERALL}))
+        return False, {"evaluation": tmp_path}
+
+    stages["Evaluator"] = refuse
+    stages["Pusher"] = lambda: (False, {})
+    outcome = run(data, tmp_path / "out")
+    assert (outcome.exit_code, outcome.model) == (3, None)
+    assert summary(tmp_path / "out")["exit_code"] == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError("key: found 1, wanted 2"), 2), (DataError("train: size_bin: huge"), 1)]
+)
+def test_an_expected_failure_keeps_its_message_and_stops(
+    tmp_path: Path,
+    data: Path,
+    stages: dict[str, Callable[[], Any]],
+    capfd: pytest.CaptureFixture[str],
+    error: IchError,
+    code: int,
+) -> None:
+    def fail() -> Any:
+        raise error
+
+    stages["Evaluator"] = fail
+    stages["Pusher"] = lambda: pytest.fail("went on after a failure")
+    with pytest.raises(type(error)) as caught:
+        run(data, tmp_path / "out")
+    assert caught.value is error
+    assert re.fullmatch(r"  Evaluator +\d+\.\d s  failed", capfd.readouterr().out.splitlines()[-1])
+    found = summary(tmp_path / "out")
+    assert (found["exit_code"], found["error"]) == (code, str(error))
+    assert [(stage["name"], stage["state"]) for stage in found["stages"]] == [
+        ("start", "done"), ("Trainer", "done"), ("Evaluator", "failed")
+    ]  # fmt: skip
+    assert (found["verdict"], found["model"]) == (None, None)
+
+
+def beam_step(error: Exception) -> None:
+    """Raises an error from within a step of a Beam pipeline, which wraps it."""
+    import apache_beam as beam
+
+    def fail(_: int) -> None:
+        raise error
+
+    with beam.Pipeline(argv=CONFIG.beam.pipeline_args()) as pipeline:
+        _ = pipeline | beam.Create([1]) | "Read" >> beam.Map(fail)
+
+
+@pytest.mark.parametrize("error", [UsageError("x: found 1, wanted 2"), ScanError("code", "y.nii: found 3, wanted 4")])
+def test_an_expected_failure_inside_beam_keeps_its_message(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], error: IchError
+) -> None:
+    stages["Evaluator"] = lambda: beam_step(error)
+    with pytest.raises(IchError) as caught:
+        run(data, tmp_path / "out")
+    assert str(caught.value) == str(error)
+    assert type(caught.value) is type(error)
+
+
+def test_an_unexpected_failure_is_one_block_that_names_stage_and_log(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages["Evaluator"] = lambda: beam_step(ValueError("a thing\n  went wrong"))
+    with pytest.raises(IchError) as caught:
+        run(data, tmp_path / "out")
+    assert caught.value.exit_code == 1
+    first, second = str(caught.value).splitlines()
+    assert first == "stage Evaluator failed: ValueError: a thing went wrong [while running 'Read']"
+    (path,) = (tmp_path / "out" / "logs").glob("*.log")
+    assert second.endswith(str(path))
+    text = path.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "in beam_step" in text
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    assert summary(tmp_path / "out")["error"] == str(caught.value)
+
+
+def test_what_was_handled_before_is_not_taken_for_the_reason(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]
+) -> None:
+    def fail() -> Any:
+        try:
+            raise UsageError("handled")
+        except UsageError:
+            raise ZeroDivisionError("the reason") from None
+
+    stages["Evaluator"] = fail
+    with pytest.raises(IchError, match="stage Evaluator failed: ZeroDivisionError: the reason"):
+        run(data, tmp_path / "out")
+
+
+def test_an_interruption_is_recorded_and_passed_on(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> Any:
+        raise KeyboardInterrupt
+
+    stages["Trainer"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "out")
+    assert capfd.readouterr().out.splitlines()[-1].endswith("interrupted")
+    found = summary(tmp_path / "out")
+    assert (found["exit_code"], found["error"]) == (130, "KeyboardInterrupt")
+    assert found["stages"][-1]["state"] == "interrupted"
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="cannot write there") as caught:
+            run(data, output)
+        assert str(caught.value).startswith(f"{output}:")
+        assert "--output" in str(caught.value)
+
+
+def test_verbose_shows_everything(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages["Trainer"] = lambda: (os.write(1, b"noise\n") == 0, {})
+    run(data, tmp_path / "out", verbose=True)
+    assert "noise\n" in capfd.readouterr().out
+
+
+def test_the_real_stages_up_to_a_gate_that_stops(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """TFX from ingestion to the data gate; the second run takes up what the first one finished."""
+    thick = Sample("thick", BLOOD, BLOOD, spacing_mm=(25.0, 3.0, 3.0))
+    data = cohort(
+        tmp_path / "data", {"train": thick, "val": Sample("v", BLOOD, BLOOD), "test": Sample("t", BLOOD, BLOOD)}
+    )
+    output = tmp_path / "out"
+    for attempt in (1, 2):
+        with pytest.raises(DataError) as caught:
+            run(data, output)
+        assert "train: slice_spacing_mm: " in str(caught.value)
+        assert "nothing was trained" in str(caught.value)
+        lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
+        assert "3 scans, 15 slices" in lines["NiftiExampleGen"]
+        assert lines["DataGate"].endswith("failed")
+        assert "Transform" not in lines
+        assert "Trainer" not in lines
+        for name in ("NiftiExampleGen", "StatisticsGen", "ExampleValidator"):
+            assert ("(unchanged)" in lines[name]) == (attempt == 2), lines[name]
+    for path in (output / "runs").glob("*.json"):
+        assert json.loads(path.read_text())["stages"][-1]["name"] == "DataGate"
+
+    from tfx_bsl.coders import batch_util
+
+    # A flag of absl's that the runner sets: else readers take up to 1000 images at once.
+    assert batch_util.GetBatchElementsKwargs(None)["max_batch_size"] == 20 * 1024 * 1024

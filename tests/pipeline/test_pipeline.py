@@ -1,0 +1,194 @@
+"""The graph: which stage follows which, what is cached on what, and that Kubeflow takes it as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tfx.v1 as tfx
+import yaml
+from tfx.dsl.compiler import compiler
+
+from pipeline.config import Config, load_config, shipped_configs
+from pipeline.pipeline import Places, create_pipeline
+from schema import features as f
+
+REMOTE = Places(data="gs://b/data", artifacts="gs://b/root", serving="gs://b/serving", work="gs://b/work")
+STAGES = [
+    "NiftiExampleGen", "StatisticsGen", "ImportSchemaGen", "ExampleValidator", "DataGate", "Transform", "Trainer",
+    "ServedModel", "Evaluator", "Pusher",
+]  # fmt: skip
+
+
+def local(folder: Path) -> Places:
+    """Places below a folder, with a metadata store."""
+    return Places(
+        data=str(folder / "data"),
+        artifacts=str(folder / "artifacts"),
+        serving=str(folder / "serving" / "ich"),
+        work=str(folder / "work"),
+        metadata=folder / "metadata.sqlite",
+    )
+
+
+def nodes(config: Config, places: Places, **options: Any) -> dict[str, Any]:
+    """The compiled stages by name, in order."""
+    compiled = compiler.Compiler().compile(create_pipeline(config, places, **options))
+    return {node.pipeline_node.node_info.id: node.pipeline_node for node in compiled.nodes}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return nodes(load_config("demo"), local(tmp_path_factory.mktemp("out")))
+
+
+def before(stages: dict[str, Any], name: str) -> set[str]:
+    """Every stage that has to end before a stage starts."""
+    found: set[str] = set()
+    open_ends = [name]
+    while open_ends:
+        direct = set(stages[open_ends.pop()].upstream_nodes) - found
+        found |= direct
+        open_ends += direct
+    return found
+
+
+def test_ten_stages_each_after_what_it_needs(stages: dict[str, Any]) -> None:
+    assert sorted(stages) == sorted(STAGES)
+    done: set[str] = set()
+    for name, stage in stages.items():
+        assert set(stage.upstream_nodes) <= done, name
+        done.add(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "direct"),
+    [
+        ("StatisticsGen", {"NiftiExampleGen"}),
+        ("ExampleValidator", {"StatisticsGen", "ImportSchemaGen"}),
+        ("DataGate", {"ExampleValidator"}),
+        ("Transform", {"NiftiExampleGen", "ImportSchemaGen", "DataGate"}),
+        ("Trainer", {"NiftiExampleGen", "ImportSchemaGen", "Transform"}),
+        ("ServedModel", set()),
+        ("Evaluator", {"NiftiExampleGen", "ImportSchemaGen", "Trainer", "ServedModel"}),
+        ("Pusher", {"Trainer", "Evaluator"}),
+    ],
+)
+def test_direct_dependencies(stages: dict[str, Any], name: str, direct: set[str]) -> None:
+    assert set(stages[name].upstream_nodes) == direct
+
+
+def test_nothing_is_trained_on_data_that_the_gate_has_not_seen(stages: dict[str, Any]) -> None:
+    for name in ("Transform", "Trainer", "Evaluator", "Pusher"):
+        assert "DataGate" in before(stages, name)
+
+
+def test_no_resolver_node(stages: dict[str, Any], tmp_path: Path) -> None:
+    for component in create_pipeline(load_config("demo"), local(tmp_path)).components:
+        assert not isinstance(component, tfx.dsl.Resolver)
+    assert not any("resolver" in stage.node_info.type.name.lower() for stage in stages.values())
+
+
+def test_every_stage_is_cached(stages: dict[str, Any]) -> None:
+    assert {stage.execution_options.caching_options.enable_cache for stage in stages.values()} == {True}
+
+
+def parameters(stage: Any) -> dict[str, str]:
+    """What the cache key of a stage holds besides its inputs, without the run's own data."""
+    found = {}
+    for name, value in stage.parameters.parameters.items():
+        found[name] = str(value)
+    return found
+
+
+def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """Stages whose own parameters differ."""
+    return {name for name in one if parameters(one[name]) != parameters(other[name])}
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ("gate.min_mean_dice=0.9", {"Evaluator"}),
+        ("training.epochs=99", {"Trainer"}),
+        ("network.base_filters=12", {"Trainer"}),
+        ("postprocess.threshold=0.4", {"Trainer"}),
+        ("normalisation=brain", {"Transform", "Trainer"}),
+        ("grid.spacing_mm=1.9", {"NiftiExampleGen", "Transform", "Trainer", "ServedModel"}),
+        ("splits.salt=x", {"NiftiExampleGen", "Trainer"}),
+        ("data.min_slices=2", {"NiftiExampleGen"}),
+        ("data.root=elsewhere", set()),
+        ("output.root=elsewhere", set()),
+    ],
+)
+def test_a_setting_reruns_the_stages_that_it_concerns(stages: dict[str, Any], tmp_path: Path, setting: str,
+                                                     wanted: set[str]) -> None:  # fmt: skip
+    base = nodes(load_config("demo"), local(tmp_path))
+    assert changed(base, nodes(load_config("demo", [setting]), local(tmp_path))) == wanted
+
+
+def test_another_model_in_service_makes_the_gate_look_anew(tmp_path: Path) -> None:
+    config, places = load_config("demo"), local(tmp_path)
+    one, other = nodes(config, places, serving_state="1"), nodes(config, places, serving_state="1,2")
+    assert changed(one, other) == {"ServedModel"}
+    assert changed(one, nodes(config, places, serving_state="1")) == set()
+
+
+def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = nodes(load_config("demo"), local(tmp_path))
+    for part, wanted in {
+        "imaging": {"NiftiExampleGen", "Trainer", "Evaluator"},
+        "nifti_example_gen": {"NiftiExampleGen"},
+        "data_gate": {"DataGate"},
+        "transform": {"Transform", "Trainer"},
+        "trainer": {"Trainer"},
+        "evaluator": {"Evaluator"},
+        "served_model": {"ServedModel"},
+        "pusher": {"Pusher"},
+        "schema": {"NiftiExampleGen", "Transform", "Trainer"},
+    }.items():
+        real = create_pipeline.__globals__["code_version"]
+        with monkeypatch.context() as patch:
+            patch.setitem(
+                create_pipeline.__globals__,
+                "code_version",
+                lambda *parts, part=part, real=real: real(*parts) + ("changed" if part in parts else ""),
+            )
+            assert changed(base, nodes(load_config("demo"), local(tmp_path))) == wanted, part
+
+
+def test_statistics_leave_the_pixels_out(stages: dict[str, Any]) -> None:
+    options = json.loads(
+        stages["StatisticsGen"].parameters.parameters["stats_options_json"].field_value.string_value
+    )
+    assert set(options["_feature_allowlist"]) == set(f.STATISTICS_FEATURES)
+    assert not set(options["_feature_allowlist"]) & set(f.BYTES_FEATURES)
+
+
+def test_transform_makes_no_second_copy_of_the_images(stages: dict[str, Any]) -> None:
+    transform = stages["Transform"]
+    assert "transformed_examples" not in transform.outputs.outputs
+    found = transform.parameters.parameters
+    assert found["materialize"].field_value.int_value == 0
+    assert found["disable_statistics"].field_value.int_value == 1
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_compiles_for_kubeflow(name: str, tmp_path: Path) -> None:
+    runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
+        config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
+            default_image="ich:1", use_pipeline_spec_2_1=True
+        ),
+        output_dir=str(tmp_path),
+        output_filename="pipeline.yaml",
+    )
+    runner.run(create_pipeline(load_config(name), REMOTE))
+    spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
+    tasks = spec["root"]["dag"]["tasks"]
+    assert sorted(tasks) == sorted(STAGES)
+    assert "DataGate" in tasks["Transform"]["dependentTasks"]
+    executors = spec["deploymentSpec"]["executors"]
+    assert not any("resolver" in executor for executor in executors.values())
+    assert all(executor["container"]["image"] == "ich:1" for executor in executors.values())
