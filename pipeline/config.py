@@ -255,6 +255,22 @@ class GateConfig(Section):
     min_test_patients: Positive = Field(1, description="fewer test patients: no blessing")
 
 
+Severity = Literal["stop", "hold", "note"]
+
+
+class ValidationConfig(Section):
+    """What follows from a finding against the data.
+
+    `stop` ends the run before training, `hold` trains and measures but does not push, `note` only says so.
+    """
+
+    anomalies: Severity = Field("stop", description="data that breaks schema/schema.pbtxt")
+    drift: Severity = Field("hold", description="far from the data before, or from that of the model in service")
+    skew: Severity = Field("note", description="val or test far from train")
+    quarantined: Severity = Field("hold", description="more scans quarantined than max_quarantined")
+    max_quarantined: Fraction = Field(0.1, description="share of quarantined scans that is still good")
+
+
 class BeamConfig(Section):
     """How the Beam stages run."""
 
@@ -303,6 +319,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     gate: GateConfig = GateConfig()
+    validation: ValidationConfig = ValidationConfig()
     beam: BeamConfig = BeamConfig()
     output: OutputConfig = OutputConfig()
 

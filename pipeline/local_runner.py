@@ -11,15 +11,20 @@ import resource
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.imaging.errors import IchError, UsageError
 from pipeline.config import Config
 from pipeline.console import captured, say
+from pipeline.last_run import LastRun, current_key, read_last_run, write_last_run
 from serving.versions import versions
+
+if TYPE_CHECKING:
+    from components.nifti_example_gen.layout import Cohort
 
 PUSHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
@@ -29,10 +34,12 @@ class Outcome:
     """What became of a run.
 
     Attributes:
-        exit_code: 0 pushed, 3 trained but refused by the gate.
+        exit_code: 0 pushed or nothing to do, 3 trained but refused by the gate or held by the data.
         verdict: The gate's verdict, as `verdict.json` holds it.
         model: The version in service.
         stages: Wall seconds and peak memory by stage.
+        findings: What was found against the data, as `findings.json` holds it.
+        unchanged: The earlier run whose outcome this is, where there was nothing new to do.
         log: What third parties printed.
     """
 
@@ -41,6 +48,13 @@ class Outcome:
     model: Path | None
     log: Path
     stages: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    unchanged: LastRun | None = None
+
+    @property
+    def held(self) -> list[dict[str, Any]]:
+        """The findings that forbid a push."""
+        return [finding for finding in self.findings if finding["severity"] != "note"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,11 @@ class Folders:
         return self.root / "logs"
 
     @property
+    def statistics(self) -> Path:
+        """Statistics of the data of earlier runs."""
+        return self.root / "statistics"
+
+    @property
     def runs(self) -> Path:
         """One JSON summary a run."""
         return self.root / "runs"
@@ -79,14 +98,15 @@ class Folders:
         return self.root / "serving" / model_name
 
 
-def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = False) -> Outcome:
-    """Runs every stage whose result is not there yet.
+def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = False, force: bool = False) -> Outcome:
+    """Runs every stage whose result is not there yet; nothing at all where nothing changed since the last run.
 
     Args:
         config: The configuration.
         data: The data folder.
         output: The output folder; made if need be.
         verbose: Show what third parties print.
+        force: Run although nothing changed.
 
     Raises:
         UsageError: The data folder or the output folder cannot be used.
@@ -94,7 +114,14 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
     """
     folders = Folders(output.resolve())
     _writable(folders.root)
-    _preflight(config, data)
+    served = versions(folders.serving(config.output.model_name))
+    cohort = _preflight(config, data)
+    key = current_key(config, cohort, data)
+    last = read_last_run(folders.root)
+    if last is not None and last.key == key and last.version == _newest(served) and not force:
+        earlier = _earlier_outcome(folders, last, served)
+        if earlier is not None:
+            return earlier
     started = datetime.datetime.now(datetime.UTC)
     run = started.strftime("%Y%m%dT%H%M%S")
     log = folders.logs / f"{run}.log"
@@ -109,12 +136,16 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
                     stage["cached"], outputs[name] = launch()
                     stage["note"] = _note(name, outputs[name])
             verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
+            findings = _read(outputs["DataValidator"]["report"] / "findings.json")
         except BaseException as error:
             _write_summary(folders, run, config, data, stages, error=error)
             raise
     served = versions(folders.serving(config.output.model_name))
-    outcome = Outcome(PUSHED if verdict["blessed"] else REFUSED, verdict, served[-1] if served else None, log, stages)
+    outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings)
+    if outcome.held or not verdict["blessed"]:
+        outcome.exit_code = REFUSED
     _write_summary(folders, run, config, data, stages, outcome=outcome)
+    write_last_run(folders.root, LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held)))
     return outcome
 
 
@@ -128,15 +159,37 @@ def _writable(root: Path) -> None:
         raise UsageError(f"{root}: cannot write there ({error.strerror}); choose another --output") from None
 
 
-def _preflight(config: Config, data: Path) -> None:
+def _earlier_outcome(folders: Folders, last: LastRun, served: list[Path]) -> Outcome | None:
+    """The outcome of a run that would only be repeated; None where its summary is gone."""
+    try:
+        summary = _read(folders.runs / f"{last.run}.json")
+        verdict, findings = summary["verdict"], summary["findings"]
+    except (OSError, ValueError, KeyError):
+        return None
+    say(last.text())
+    log = folders.logs / f"{last.run}.log"
+    return Outcome(PUSHED, verdict, served[-1] if served else None, log, [], findings, last)
+
+
+def _newest(served: list[Path]) -> str | None:
+    return served[-1].name if served else None
+
+
+def _preflight(config: Config, data: Path) -> Cohort:
     """Finds within a second what would else fail after TFX has started."""
     from components.nifti_example_gen.layout import find_cases
+    from components.nifti_example_gen.spans import placeholders, span_name
     from components.nifti_example_gen.splits import deal
 
     cohort = find_cases(data, config.data.model_dump())
     dealt = deal(cohort.cases, config.splits.model_dump())
     counts = ", ".join(f"{name} {len(cases)}" for name, cases in dealt.items())
-    say(f"{config.name}: {len(cohort.cases)} scans ({counts}), {len(cohort.quarantined)} incomplete")
+    pattern = config.data.manifest or config.data.image or ""
+    names = [span_name(span, pattern) for span in cohort.spans]
+    spans = f", span{'s' if len(names) > 1 else ''} {', '.join(names)}" if placeholders(pattern) else ""
+    again = f", {len(cohort.superseded)} older ones that came again left out" if cohort.superseded else ""
+    say(f"{config.name}: {len(cohort.cases)} scans ({counts}){spans}, {len(cohort.quarantined)} incomplete{again}")
+    return cohort
 
 
 def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str, Any]]:
@@ -152,6 +205,7 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     from tfx.orchestration.portable import launcher, runtime_parameter_utils
     from tfx.orchestration.portable.mlmd import execution_lib
 
+    from components.data_validator import store
     from pipeline.pipeline import Places, create_pipeline
 
     absl_logging.set_verbosity(absl_logging.INFO)
@@ -166,10 +220,12 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
             data=str(data),
             artifacts=str(folders.artifacts),
             serving=str(serving),
+            statistics=str(folders.statistics),
             work=str(folders.work),
             metadata=folders.metadata,
         ),
         serving_state=",".join(path.name for path in versions(serving)),
+        statistics_state=store.state(str(folders.statistics)),
     )
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(
@@ -262,9 +318,10 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
         bad = summary["quarantined"]
         text = f"{len(summary['cases'])} scans, {slices} slices"
         return text + (f", {len(bad)} quarantined: {_short(bad)}" if bad else "")
-    if name == "DataGate":
-        findings = _read(outputs["report"] / "findings.json")
-        return f"{len(findings)} warning(s)" if findings else "the data holds the schema"
+    if name == "DataValidator":
+        counts = Counter(finding["severity"] for finding in _read(outputs["report"] / "findings.json"))
+        text = ", ".join(f"{counts[severity]} {severity}" for severity in ("hold", "note") if counts[severity])
+        return f"findings: {text}" if text else "nothing found against the data"
     if name == "ServedModel":
         note = _read(outputs["model"] / "baseline.json")
         return f"version {note['version']}: {note['reason']}" if note["version"] else note["reason"]
@@ -299,6 +356,7 @@ def _write_summary(
         "exit_code": outcome.exit_code if outcome else _exit_code(error),
         "error": str(error) or type(error).__name__ if error else None,
         "verdict": outcome.verdict if outcome else None,
+        "findings": outcome.findings if outcome else None,
         "model": str(outcome.model) if outcome and outcome.model else None,
     }
     write_bytes(folders.runs / f"{run}.json", json.dumps(summary, indent=1).encode())

@@ -1,1 +1,0 @@
-"""The data gate: stops a run whose data does not hold what the schema says."""
