@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_SOURCES = (".py", ".pbtxt", ".j2", ".css")
 
 
 def all_parts() -> list[str]:
@@ -28,7 +29,7 @@ def code_version(*parts: str) -> str:
     digest = hashlib.sha256()
     for part in sorted(parts):
         folder = ROOT / part if part in ("schema", "serving", "pipeline") else ROOT / "components" / part
-        sources = sorted(path for path in folder.glob("*") if path.suffix in (".py", ".pbtxt"))
+        sources = sorted(path for path in folder.glob("*") if path.suffix in _SOURCES)
         if not sources:
             raise FileNotFoundError(f"{folder}: no sources to hash")
         for path in sources:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import time
 import traceback
 import warnings
@@ -89,6 +90,11 @@ class Folders:
         return self.root / "statistics"
 
     @property
+    def reports(self) -> Path:
+        """One folder a run with the page on its data."""
+        return self.root / "reports"
+
+    @property
     def runs(self) -> Path:
         """One JSON summary a run."""
         return self.root / "runs"
@@ -134,7 +140,10 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
             for name, launch in nodes:
                 with _timed(stages, name, log) as stage:
                     stage["cached"], outputs[name] = launch()
-                    stage["note"] = _note(name, outputs[name])
+                    if name == "DataReporter":
+                        stage["note"] = _publish_report(outputs[name]["report"], folders.reports / run)
+                    else:
+                        stage["note"] = _note(name, outputs[name])
             verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
             findings = _read(outputs["DataValidator"]["report"] / "findings.json")
         except BaseException as error:
@@ -320,7 +329,7 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
         return text + (f", {len(bad)} quarantined: {_short(bad)}" if bad else "")
     if name == "DataValidator":
         counts = Counter(finding["severity"] for finding in _read(outputs["report"] / "findings.json"))
-        text = ", ".join(f"{counts[severity]} {severity}" for severity in ("hold", "note") if counts[severity])
+        text = ", ".join(f"{counts[severity]} {severity}" for severity in ("stop", "hold", "note") if counts[severity])
         return f"findings: {text}" if text else "nothing found against the data"
     if name == "ServedModel":
         note = _read(outputs["model"] / "baseline.json")
@@ -329,6 +338,14 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
         overall = _read(outputs["evaluation"] / "verdict.json")["overall"]
         return f"test Dice {overall['patient_dice']:.3f} ± {overall['patient_dice_sd']:.3f}"
     return ""
+
+
+def _publish_report(made: Path, folder: Path) -> str:
+    """Copies the page on the data to where it is looked for; returns what to say of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("html", "json"):
+        shutil.copyfile(made / f"data_report.{suffix}", folder / f"data.{suffix}")
+    return f"{_read(folder / 'data.json')['verdict']['status']}: {folder / 'data.html'}"
 
 
 def _short(quarantined: list[dict[str, str]]) -> str:

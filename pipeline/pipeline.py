@@ -10,6 +10,8 @@ import tfx.v1 as tfx
 from tensorflow_data_validation import StatsOptions
 
 from components.curated_schema.component import CuratedSchema
+from components.data_gate.component import DataGate
+from components.data_report.component import DataReporter
 from components.data_validator.component import DataValidator
 from components.evaluator.component import Evaluator
 from components.nifti_example_gen.component import NiftiExampleGen
@@ -63,7 +65,7 @@ def create_pipeline(
     )
 
     # 2. Statistics of the scalars are held against the curated schema, the data before, and that of the model in
-    # service. What is found stops the run, holds the push, or is only said.
+    # service. What is found holds the push, is only said, or stops the run, but not before the report is written.
     statistics = tfx.components.StatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=StatsOptions(feature_allowlist=list(f.STATISTICS_FEATURES), num_values_histogram_buckets=3),
@@ -74,11 +76,26 @@ def create_pipeline(
         schema=schema.outputs["schema"],
         examples=example_gen.outputs["examples"],
         validation=config.subset("validation"),
+        max_quarantined=json.dumps(config.data.max_quarantined),
         store=places.statistics,
         serving=places.serving,
         state=f"{serving_state}|{statistics_state}",
         code_version=code_version("data_validator", "serving"),
     )
+    reporter = DataReporter(
+        examples=example_gen.outputs["examples"],
+        findings=validator.outputs["report"],
+        name=config.name,
+        code_version=code_version("data_report", "imaging", "schema"),
+    )
+    data_gate = DataGate(
+        findings=validator.outputs["report"],
+        statistics=statistics.outputs["statistics"],
+        examples=example_gen.outputs["examples"],
+        store=places.statistics,
+        code_version=code_version("data_gate", "data_validator"),
+    )
+    data_gate.add_upstream_node(reporter)
 
     # 3. HU windows, in the graph: no pass over the data, no second copy of the images.
     transform = tfx.components.Transform(
@@ -93,7 +110,7 @@ def create_pipeline(
         materialize=False,
         disable_statistics=True,
     )
-    transform.add_upstream_node(validator)
+    transform.add_upstream_node(data_gate)
 
     # 4. The network.
     trainer = tfx.components.Trainer(
@@ -143,7 +160,8 @@ def create_pipeline(
         pipeline_name=config.name.replace("_", "-"),  # Kubeflow takes no underscores
         pipeline_root=places.artifacts,
         components=[
-            example_gen, statistics, schema, validator, transform, trainer, served, evaluator, pusher
+            example_gen, statistics, schema, validator, reporter, data_gate, transform, trainer, served, evaluator,
+            pusher,
         ],
         enable_cache=True,
         metadata_connection_config=(

@@ -24,7 +24,8 @@ _INK, _LINE = "#010203", "#010204"
 _ROLES = {_INK: "currentColor", _LINE: "var(--line)"}
 _GROUPS = {"train": "#010205", "val": "#010206", "test": "#010207", PREVIOUS: "#010208"}
 _ROLES |= {colour: f"var(--{name})" for name, colour in _GROUPS.items()}
-_SETTINGS: Any = {"svg.fonttype": "none", "font.size": 8, "font.family": "sans-serif", "path.simplify": False}
+# Text stays text; a dollar sign in a name is no formula.
+_SETTINGS: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 8, "path.simplify": False}
 
 
 def chart(distribution: Mapping[str, Any]) -> str:

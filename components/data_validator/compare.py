@@ -10,7 +10,7 @@ from typing import Any
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.data_validator import rules
-from components.data_validator.findings import NOTE, Finding
+from components.data_validator.findings import NOTE, STOP, Finding
 from components.data_validator.rules import Measurement
 from components.data_validator.store import Entry, of_data, previous
 from components.imaging.errors import UsageError
@@ -43,6 +43,8 @@ def compare(
     validation: Mapping[str, Any],
     known: Sequence[Entry],
     serving: Path,
+    *,
+    most_quarantined: float = 1.0,
 ) -> Comparison:
     """Applies every rule.
 
@@ -53,13 +55,16 @@ def compare(
         validation: The configuration's section `validation`.
         known: What earlier runs' data was.
         serving: The folder that TF Serving watches.
+        most_quarantined: A larger share of quarantined scans stops the run, whatever else is allowed.
     """
     findings = [
         finding
         for split, found in statistics.items()
         for finding in rules.anomalies(split, found, schema, validation["anomalies"])
     ]
-    findings += rules.quarantined(listing, validation["max_quarantined"], validation["quarantined"])
+    findings += rules.quarantined(listing, most_quarantined, STOP, rules.TOO_FEW_LEFT) or rules.quarantined(
+        listing, validation["max_quarantined"], validation["quarantined"], "share of quarantined scans"
+    )
     patients = {name: counts["patients"] for name, counts in listing["splits"].items()}
 
     before = previous(known, listing["fingerprint"], listing["span"])

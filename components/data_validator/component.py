@@ -1,4 +1,4 @@
-"""`DataValidator`: applies the schema, with its drift and skew comparators, and decides what follows.
+"""`DataValidator`: applies the schema, with its drift and skew comparators, and says what follows.
 
 TFX's ExampleValidator looks neither at comparators nor at environments, and what it finds stops nothing.
 """
@@ -16,7 +16,7 @@ import tensorflow_data_validation as tfdv  # isort: skip - tfx goes first: it st
 
 from components.data_validator import store as memory
 from components.data_validator.compare import compare
-from components.data_validator.findings import FILE_NAME, refuse_stops, to_json
+from components.data_validator.findings import FILE_NAME, to_json
 from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.types import DataReport
 
@@ -30,15 +30,16 @@ def DataValidator(  # noqa: N802 - a component is named like a class
     examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
     report: tfx.dsl.components.OutputArtifact[DataReport],
     validation: tfx.dsl.components.Parameter[str],
+    max_quarantined: tfx.dsl.components.Parameter[str],
     store: tfx.dsl.components.Parameter[str],
     serving: tfx.dsl.components.Parameter[str],
     state: tfx.dsl.components.Parameter[str],
     code_version: tfx.dsl.components.Parameter[str],
 ) -> None:
-    """Writes `findings.json`, a list, and beside it with what was compared and how far it is, and refuses stops.
+    """Writes `findings.json`, a list, and beside it with what was compared and how far it is.
 
     `comparison.json` holds the references and all measured distances; `previous.json` is `cases.json` of the data
-    before, where there is any. Data that stops no run is remembered in the store.
+    before, where there is any. Whatever is found, the run goes on to its report; DataGate ends it.
 
     Args:
         statistics: Of the scalars, by split.
@@ -46,13 +47,11 @@ def DataValidator(  # noqa: N802 - a component is named like a class
         examples: For `cases.json`.
         report: Receives the files.
         validation: JSON of the configuration's section validation.
+        max_quarantined: JSON of the share of quarantined scans above which a run stops.
         store: Folder of the statistics of earlier runs.
         serving: The folder that TF Serving watches.
         state: Names what is remembered and in service now; another value defeats the cache.
         code_version: Changes when the code does, so that its cached results are not reused.
-
-    Raises:
-        DataError: There is a finding of severity stop.
     """
 
     def write(name: str, text: str) -> None:
@@ -69,11 +68,10 @@ def DataValidator(  # noqa: N802 - a component is named like a class
     }
     curated = tfdv.load_schema_text(os.path.join(schema.uri, "schema.pbtxt"))  # noqa: PTH118
     known = memory.entries(store)
-    result = compare(listing, found, curated, json.loads(validation)["validation"], known, Path(serving))
+    rules = json.loads(validation)["validation"]
+    result = compare(listing, found, curated, rules, known, Path(serving), most_quarantined=json.loads(max_quarantined))
     write(FILE_NAME, to_json(result.findings))
     compared = {"references": result.references, "measurements": [asdict(item) for item in result.measurements]}
     write(COMPARISON, json.dumps(compared, indent=1))
     if result.previous is not None:
         write(PREVIOUS, json.dumps(result.previous.listing(), indent=1))
-    refuse_stops(result.findings)
-    memory.remember(store, listing, found)

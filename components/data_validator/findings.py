@@ -23,7 +23,7 @@ class Finding:
         feature: The feature; a name in brackets where it is none.
         kind: `anomalies`, `drift`, `skew` or `quarantined`: the key of the configuration's section `validation`.
         severity: `stop`, `hold` or `note`.
-        rule: What fired, in short.
+        rule: What fired, in short; the key of a setting below `data` where that is the rule.
         description: What was found and what is wanted.
         value: What was measured, where it is a number.
         bound: What is allowed, where it is a number.
@@ -56,10 +56,12 @@ def refuse_stops(findings: Iterable[Finding]) -> None:
     if not stops:
         return
     listed = "\n".join(f"  {item.split or 'all'}: {item.feature}: {item.description}" for item in stops)
-    kinds = sorted({item.kind for item in stops})
+    kinds = sorted({item.kind for item in stops if not item.rule.startswith("data.")})
+    limits = sorted({item.rule for item in stops if item.rule.startswith("data.")})
+    ways = [f"raise {limit}" for limit in limits]
+    if kinds:
+        ways.append(f"widen the schema or set {', '.join(f'validation.{kind}' for kind in kinds)} to hold or note")
     raise DataError(
         f"the data breaks {len(stops)} rule(s) of schema/schema.pbtxt and of the section validation, nothing was "
-        f"trained:\n{listed}\nmend or remove the scans concerned; if the data is right, widen the schema or set "
-        + ", ".join(f"validation.{kind}" for kind in kinds)
-        + " to hold or note"
+        f"trained:\n{listed}\nmend or remove the scans concerned; if the data is right, {', or '.join(ways)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ ENVIRONMENT = "STATISTICS"
 """The schema's environment of the features that statistics are taken of."""
 
 WHOLE = "(whole data set)"
+
+TOO_FEW_LEFT = "data.max_quarantined"
+"""Rule of the share of quarantined scans that no severity lowers."""
 
 _L_INFINITY = anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY
 _NAMES = {_L_INFINITY: "L-infinity distance"}
@@ -157,18 +161,20 @@ def distance_findings(measured: list[Measurement], severity: str) -> list[Findin
     ]
 
 
-def quarantined(listing: Mapping[str, Any], allowed: float, severity: str) -> list[Finding]:
+def quarantined(listing: Mapping[str, Any], allowed: float, severity: str, rule: str) -> list[Finding]:
     """Whether too large a share of the scans cannot be used.
 
     Args:
         listing: `cases.json`.
         allowed: The share that is still good.
         severity: Of a finding.
+        rule: Its name.
     """
     bad = len(listing["quarantined"])
     total = bad + len(listing["cases"])
     if bad <= allowed * total:
         return []
-    text = f"{bad} of {total} scans are quarantined, a share of {bad / total:.3f}, allowed is {allowed}"
-    rule = "share of quarantined scans"
+    codes = Counter(item["code"] for item in listing["quarantined"]).most_common()
+    counts = ", ".join(f"{code} {count}" for code, count in codes)
+    text = f"{bad} of {total} scans are quarantined ({counts}), a share of {bad / total:.3f}, allowed is {allowed}"
     return [Finding("", "(scans)", "quarantined", severity, rule, text, round(bad / total, 4), allowed)]

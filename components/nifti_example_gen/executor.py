@@ -52,7 +52,7 @@ class Executor(BaseExampleGenExecutor):
         """Writes the examples and `cases.json`.
 
         Raises:
-            UsageError: A split is empty, too many scans are unusable, or no training scan has a lesion.
+            UsageError: A split is empty, or no training scan has a lesion.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = read_settings(exec_properties)
@@ -79,7 +79,7 @@ class Executor(BaseExampleGenExecutor):
                 | "List" >> beam.Map(_write_listing, listing, cohort)
             )
         with fileio.open(listing, "r") as file:
-            _check(json.load(file), settings["data"]["max_quarantined"])
+            _check(json.load(file))
 
 
 def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
@@ -137,16 +137,11 @@ def _write_listing(outcomes: list[CaseRecord | Quarantined], uri: str, cohort: C
         file.write(json.dumps(summary, indent=1))
 
 
-def _check(summary: dict[str, Any], max_quarantined: float) -> None:
-    """Raises a UsageError when too little is left to train on."""
-    bad, good = summary["quarantined"], summary["cases"]
+def _check(summary: dict[str, Any]) -> None:
+    """Raises a UsageError when the later stages cannot even look at what is left."""
+    bad = summary["quarantined"]
     listed = "\n".join(f"  {item['case_id']}: {item['code']}: {item['reason']}" for item in bad[:10])
     more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-    if len(bad) > max_quarantined * (len(bad) + len(good)):
-        raise UsageError(
-            f"{len(bad)} of {len(bad) + len(good)} scans are unusable, allowed is a share of {max_quarantined} "
-            f"(data.max_quarantined):\n{listed}{more}"
-        )
     try:
         refuse_empty({name: counts["patients"] for name, counts in summary["splits"].items()})
     except UsageError as error:

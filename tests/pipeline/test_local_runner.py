@@ -421,13 +421,19 @@ def test_the_real_stages_up_to_a_gate_that_stops(tmp_path: Path, capfd: pytest.C
         assert "nothing was trained" in str(caught.value)
         lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
         assert "3 scans, 15 slices" in lines["NiftiExampleGen"]
-        assert lines["DataValidator"].endswith("failed")
+        assert lines["DataValidator"].endswith("findings: 1 stop")
+        assert lines["DataGate"].endswith("failed")
+        # The report is there although the run stops, and says why.
+        page = Path(lines["DataReporter"].rpartition("stopped: ")[2])
+        assert page.parent.parent == output.resolve() / "reports"
+        assert "slice_spacing_mm" in page.read_text() and "Nothing was trained, for 1 reason." in page.read_text()
+        assert json.loads(page.with_suffix(".json").read_text())["verdict"]["status"] == "stopped"
         assert "Transform" not in lines
         assert "Trainer" not in lines
         for name in ("NiftiExampleGen", "StatisticsGen", "CuratedSchema"):
             assert ("(unchanged)" in lines[name]) == (attempt == 2), lines[name]
     for path in (output / "runs").glob("*.json"):
-        assert json.loads(path.read_text())["stages"][-1]["name"] == "DataValidator"
+        assert json.loads(path.read_text())["stages"][-1]["name"] == "DataGate"
 
     from tfx_bsl.coders import batch_util
 

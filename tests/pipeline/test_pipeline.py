@@ -20,8 +20,8 @@ REMOTE = Places(
     statistics="gs://b/statistics",
 )
 STAGES = [
-    "NiftiExampleGen", "StatisticsGen", "CuratedSchema", "DataValidator", "Transform", "Trainer", "ServedModel",
-    "Evaluator", "Pusher",
+    "NiftiExampleGen", "StatisticsGen", "CuratedSchema", "DataValidator", "DataReporter", "DataGate", "Transform",
+    "Trainer", "ServedModel", "Evaluator", "Pusher",
 ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def before(stages: dict[str, Any], name: str) -> set[str]:
     return found
 
 
-def test_nine_stages_each_after_what_it_needs(stages: dict[str, Any]) -> None:
+def test_every_stage_runs_after_what_it_needs(stages: dict[str, Any]) -> None:
     assert sorted(stages) == sorted(STAGES)
     done: set[str] = set()
     for name, stage in stages.items():
@@ -72,7 +72,9 @@ def test_nine_stages_each_after_what_it_needs(stages: dict[str, Any]) -> None:
     [
         ("StatisticsGen", {"NiftiExampleGen"}),
         ("DataValidator", {"NiftiExampleGen", "StatisticsGen", "CuratedSchema"}),
-        ("Transform", {"NiftiExampleGen", "CuratedSchema", "DataValidator"}),
+        ("DataReporter", {"NiftiExampleGen", "DataValidator"}),
+        ("DataGate", {"NiftiExampleGen", "StatisticsGen", "DataValidator", "DataReporter"}),
+        ("Transform", {"NiftiExampleGen", "CuratedSchema", "DataGate"}),
         ("Trainer", {"NiftiExampleGen", "CuratedSchema", "Transform"}),
         ("ServedModel", set()),
         ("Evaluator", {"NiftiExampleGen", "CuratedSchema", "Trainer", "ServedModel"}),
@@ -85,7 +87,7 @@ def test_direct_dependencies(stages: dict[str, Any], name: str, direct: set[str]
 
 def test_nothing_is_trained_on_data_that_was_not_validated(stages: dict[str, Any]) -> None:
     for name in ("Transform", "Trainer", "Evaluator", "Pusher"):
-        assert "DataValidator" in before(stages, name)
+        assert {"DataValidator", "DataReporter", "DataGate"} <= before(stages, name)
 
 
 def test_no_resolver_node(stages: dict[str, Any], tmp_path: Path) -> None:
@@ -123,6 +125,7 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
         ("grid.spacing_mm=1.9", {"NiftiExampleGen", "Transform", "Trainer", "ServedModel"}),
         ("splits.salt=x", {"NiftiExampleGen", "Trainer"}),
         ("data.min_slices=2", {"NiftiExampleGen"}),
+        ("data.max_quarantined=0.2", {"NiftiExampleGen", "DataValidator"}),
         ("data.root=elsewhere", set()),
         ("output.root=elsewhere", set()),
     ],
@@ -153,15 +156,17 @@ def test_an_edited_schema_is_not_served_from_the_cache(tmp_path: Path, monkeypat
 def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = nodes(load_config("demo"), local(tmp_path))
     for part, wanted in {
-        "imaging": {"NiftiExampleGen", "Trainer", "Evaluator"},
+        "imaging": {"NiftiExampleGen", "DataReporter", "Trainer", "Evaluator"},
         "nifti_example_gen": {"NiftiExampleGen"},
-        "data_validator": {"DataValidator", "Pusher"},
+        "data_validator": {"DataValidator", "DataGate", "Pusher"},
+        "data_report": {"DataReporter"},
+        "data_gate": {"DataGate"},
         "transform": {"Transform", "Trainer"},
         "trainer": {"Trainer"},
         "evaluator": {"Evaluator"},
         "served_model": {"ServedModel"},
         "pusher": {"Pusher"},
-        "schema": {"NiftiExampleGen", "Transform", "Trainer"},
+        "schema": {"NiftiExampleGen", "DataReporter", "Transform", "Trainer"},
     }.items():
         real = create_pipeline.__globals__["code_version"]
         with monkeypatch.context() as patch:
@@ -202,7 +207,8 @@ def test_every_shipped_config_compiles_for_kubeflow(name: str, tmp_path: Path) -
     spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
     tasks = spec["root"]["dag"]["tasks"]
     assert sorted(tasks) == sorted(STAGES)
-    assert "DataValidator" in tasks["Transform"]["dependentTasks"]
+    assert "DataGate" in tasks["Transform"]["dependentTasks"]
+    assert "DataReporter" in tasks["DataGate"]["dependentTasks"]
     executors = spec["deploymentSpec"]["executors"]
     assert not any("resolver" in executor for executor in executors.values())
     assert all(executor["container"]["image"] == "ich:1" for executor in executors.values())

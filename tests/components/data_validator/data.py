@@ -90,5 +90,5 @@ def listing(
         "span": span,
         "splits": {name: {"patients": count} for name, count in counts.items()},
         "cases": [{}] * cases,
-        "quarantined": [{}] * quarantined,
+        "quarantined": [{"code": "truncated"}] * quarantined,
     }

@@ -45,6 +45,7 @@ def look(
         ValidationConfig(**validation).model_dump(),
         entries(str(folder / "statistics")),
         folder / "serving",
+        most_quarantined=0.5,
     )
 
 
@@ -133,3 +134,10 @@ def test_anomalies_and_quarantine(tmp_path: Path, plain: dict[str, Any]) -> None
     assert {("anomalies", "stop", "val", f.BRAIN_HU_MEAN), ("quarantined", "hold", "", "(scans)")} <= fired(result)
     result = look(tmp_path, wild, cases=8, bad=2, anomalies="hold", quarantined="stop", max_quarantined=0.19)
     assert {("anomalies", "hold", "val", f.BRAIN_HU_MEAN), ("quarantined", "stop", "", "(scans)")} <= fired(result)
+
+
+def test_too_few_scans_left_stop_the_run_whatever_the_severity(tmp_path: Path, plain: dict[str, Any]) -> None:
+    held, stopped = (look(tmp_path, plain, cases=10, bad=bad, quarantined="note") for bad in (10, 11))
+    assert [(item.severity, item.rule) for item in held.findings] == [("note", "share of quarantined scans")]
+    assert [(item.severity, item.rule) for item in stopped.findings] == [("stop", "data.max_quarantined")]
+    assert "11 of 21 scans are quarantined (truncated 11)" in stopped.findings[0].description

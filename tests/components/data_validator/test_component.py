@@ -14,6 +14,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import import_utils
 
 from components.curated_schema.component import CuratedSchema
+from components.data_gate.component import DataGate
 from components.data_validator.component import DataValidator
 from components.data_validator.store import entries
 from components.imaging.errors import DataError
@@ -75,7 +76,7 @@ def twice(name: str) -> Edit:
 def validate(
     folder: Path, splits: Mapping[str, list[Example]], *, fingerprint: str = "now", **validation: Any
 ) -> tuple[list[dict[str, Any]], DataError | None]:
-    """Runs the stage; returns what `findings.json` says and what was raised."""
+    """Runs the stage and the gate; returns what `findings.json` says and what was raised."""
     folder.mkdir(exist_ok=True)
     run = f"{fingerprint}-{len(list(folder.iterdir()))}"
 
@@ -94,21 +95,29 @@ def validate(
         path.write_bytes(statistics(members).SerializeToString())
     (Path(examples.uri) / "cases.json").write_text(json.dumps(listing(fingerprint, dict.fromkeys(splits, COUNT))))
     CuratedSchema.test_call(schema=schema, text=SCHEMA.read_text())
-    raised = None
+    store = str(folder / "statistics")
+    DataValidator.test_call(
+        statistics=stats,
+        schema=schema,
+        examples=examples,
+        report=report,
+        validation=json.dumps({"validation": ValidationConfig(**validation).model_dump()}),
+        max_quarantined="0.5",
+        store=store,
+        serving=str(folder / "serving"),
+        state="",
+        code_version="1",
+    )
+    known, raised = entries(store), None
+    passed = artifact(DataReport, "passed")
     try:
-        DataValidator.test_call(
-            statistics=stats,
-            schema=schema,
-            examples=examples,
-            report=report,
-            validation=json.dumps({"validation": ValidationConfig(**validation).model_dump()}),
-            store=str(folder / "statistics"),
-            serving=str(folder / "serving"),
-            state="",
-            code_version="1",
+        DataGate.test_call(
+            findings=report, statistics=stats, examples=examples, passed=passed, store=store, code_version="1"
         )
     except DataError as error:
         raised = error
+        assert entries(store) == known
+    assert (Path(passed.uri) / "findings.json").exists() == (raised is None)
     found: list[dict[str, Any]] = json.loads((Path(report.uri) / "findings.json").read_text())
     comparison = json.loads((Path(report.uri) / "comparison.json").read_text())
     remembered = {path.name for path in folder.glob("statistics/*")}
@@ -201,7 +210,7 @@ def test_the_component_can_be_part_of_a_pipeline() -> None:
         statistics=channel(standard_artifacts.ExampleStatistics),
         schema=channel(standard_artifacts.Schema),
         examples=channel(standard_artifacts.Examples),
-        validation="{}", store="s", serving="m", state="", code_version="1",
+        validation="{}", max_quarantined="1", store="s", serving="m", state="", code_version="1",
     )  # fmt: skip
     assert node.outputs["report"].type is DataReport
     assert CuratedSchema(text="").outputs["schema"].type is standard_artifacts.Schema

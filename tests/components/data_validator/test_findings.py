@@ -41,3 +41,11 @@ def test_only_stops_stop_and_are_listed_by_split_and_feature() -> None:
     assert "long x" not in message
     assert "validation.anomalies, validation.quarantined to hold or note" in message
     assert caught.value.exit_code == 1
+
+
+def test_a_limit_of_the_data_section_is_no_severity_to_lower() -> None:
+    limit = Finding("", "(scans)", "quarantined", "stop", "data.max_quarantined", "30 of 60 scans")
+    with pytest.raises(DataError, match=r"if the data is right, raise data\.max_quarantined$"):
+        refuse_stops([limit])
+    with pytest.raises(DataError, match=r"raise data\.max_quarantined, or widen .* validation\.anomalies to hold"):
+        refuse_stops([limit, finding("stop", "anomalies")])

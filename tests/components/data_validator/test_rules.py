@@ -180,7 +180,7 @@ def test_a_value_on_its_bound_is_allowed() -> None:
 
 @pytest.mark.parametrize(("good", "bad", "fires"), [(57, 3, False), (54, 6, False), (53, 7, True), (0, 1, True)])
 def test_share_of_quarantined_scans(good: int, bad: int, fires: bool) -> None:
-    found = rules.quarantined(listing("a", {}, cases=good, quarantined=bad), 0.1, "hold")
+    found = rules.quarantined(listing("a", {}, cases=good, quarantined=bad), 0.1, "hold", "share")
     assert bool(found) == fires
     if fires:
         (item,) = found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -162,16 +161,6 @@ def refused(root: Path, output: Path, **sections: Any) -> str:
     with pytest.raises(UsageError) as caught:
         execute(root, output, **sections)
     return str(caught.value)
-
-
-def test_too_many_unusable_scans_stop_the_run(cohort: CohortSummary, tmp_path: Path) -> None:
-    data = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz", "max_quarantined": 0.37}
-    text = refused(cohort.out, tmp_path / "out", data=data)
-    assert f"{len(DEFECTS)} of {SOUND + len(DEFECTS)} scans are unusable, allowed is a share of 0.37" in text
-    for case, code in DEFECTS.items():
-        assert f"{case}: {code}: " in text
-    listing = json.loads((tmp_path / "out" / "cases.json").read_text())
-    assert len(listing["quarantined"]) == len(DEFECTS)
 
 
 def test_training_without_a_lesion_is_refused(cohort: CohortSummary, tmp_path: Path) -> None:
