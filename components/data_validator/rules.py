@@ -131,7 +131,8 @@ def chance(is_l_infinity: bool, one: int, other: int) -> float:
     shares falls with sqrt(1/n + 1/m); the Jensen-Shannon divergence of two histograms is, for small distances,
     chi-squared times (1/n + 1/m) / (8 ln 2), with one degree of freedom fewer than bins (Grosse et al. 2002,
     "Analysis of symbolic sequences using the Jensen-Shannon divergence", Phys. Rev. E 65, 041905). The factors are
-    measured on generated cohorts: no rule fired in 145 comparisons of random halves of 12 to 80 patients.
+    measured: no rule fired in 145 comparisons of random parts of a generated cohort, nor in 40 of a real one, of 12 to
+    80 patients each, while 15 HU more, other spacings and another lesion mix fired from 14 patients on.
 
     Args:
         is_l_infinity: The distance of categories; else that of numbers.
