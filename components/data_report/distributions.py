@@ -31,14 +31,25 @@ def distributions(groups: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]
     Returns:
         For each quantity its `key`, `title`, `unit`, `about`, and either `edges` of bins or `labels` of classes;
         `groups` holds of each group the `counts` per bin or class, the numbers of scans `below` and `above` all bins
-        and of those `missing` the quantity, and for numbers a `summary`.
+        and of those `missing` the quantity, and for numbers a `summary` and the scans at its `extremes`.
     """
     found = []
     for quantity in QUANTITIES:
         values = {name: _values(quantity, records) for name, records in groups.items()}
         if any(value is not None for members in values.values() for value in members):
-            found.append(_distribution(quantity, values))
+            made = _distribution(quantity, values)
+            for name, records in groups.items():
+                made["groups"][name]["extremes"] = _extremes(values[name], records)
+            found.append(made)
     return found
+
+
+def _extremes(values: Sequence[Any], records: Sequence[Record]) -> dict[str, str]:
+    """The scans with the least and the greatest number, to find what a wrong figure comes from."""
+    numbers = [(value, record["case_id"]) for value, record in zip(values, records, strict=True) if value is not None]
+    if not numbers or isinstance(numbers[0][0], str):
+        return {}
+    return {"min": min(numbers)[1], "max": max(numbers)[1]}
 
 
 def _values(quantity: Quantity, records: Sequence[Record]) -> list[float | str | None]:

@@ -70,6 +70,8 @@ def test_one_wrong_scan_does_not_squeeze_the_others_into_one_bin() -> None:
     assert (group["below"], group["above"]) == (1, 1)
     assert sum(group["counts"]) == 60 and sum(count > 0 for count in group["counts"]) > 5
     assert (group["summary"]["min"], group["summary"]["max"]) == (-900.0, 1060.0)
+    assert group["extremes"] == {"min": "low", "max": "wrong"}
+    assert one("matrix", train=records)["groups"]["train"]["extremes"] == {}
 
 
 def test_what_a_scan_lacks_is_counted_and_what_all_lack_is_left_out() -> None:
