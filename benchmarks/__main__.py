@@ -13,10 +13,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarks import cohort, ingest, memory, prediction, training
+from benchmarks import check, cohort, ingest, memory, prediction, training
 from benchmarks.report import Result
 
-PARTS = ("ingest", "memory", "training", "prediction")
+PARTS = ("check", "ingest", "memory", "training", "prediction")
 
 
 def main() -> int:
@@ -46,6 +46,8 @@ def main() -> int:
 def _measure(parts: set[str], scans: int, repeats: int, work: Path) -> Iterator[Result]:
     data = cohort.scans(work / "data", scans)
     print(f"{scans} scans, {'real' if cohort.REAL.is_dir() else 'generated'}; {os.cpu_count()} cores", flush=True)
+    if "check" in parts:
+        yield from check.measure(data, work, repeats)
     if "ingest" in parts:
         yield from ingest.measure(data, work, repeats)
     if "memory" in parts:

@@ -18,7 +18,7 @@ from tensorflow_model_analysis.extractors import (
     unbatch_extractor,
 )
 
-from components.imaging.postprocess import quantise
+from components.imaging.postprocess import quantise, relevant
 from schema import features as f
 from serving.contract import Contract
 from serving.versions import read_contract
@@ -71,7 +71,8 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
         values = by_model[name]
         if isinstance(values, dict):
             values = values["probability"]
-        slices = [pack_prediction(quantise(plane), contract) for plane in np.asarray(values)]
+        planes = relevant(quantise(np.asarray(values)), contract.threshold)
+        slices = [pack_prediction(plane, contract) for plane in planes]
         packed[name] = np.array(slices, dtype=object)
     return {
         tfma.FEATURES_KEY: {name: extracts[tfma.FEATURES_KEY][name] for name in KEPT_FEATURES},

@@ -18,7 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from components.imaging.errors import ScanError
 
 MAX_VOXELS = 512 * 1024 * 1024
-_HEADER_BYTES = 348
+_MAX_TRAILING_BYTES = 64 * 1024 * 1024
 _SUPPORTED_KINDS = "iuf"
 _UNREADABLE: Any = (
     gzip.BadGzipFile, isal_zlib.error, HeaderDataError, OSError, ValueError, KeyError, OverflowError,
@@ -104,8 +104,15 @@ def _open(path: Path, max_voxels: int) -> tuple[nib.nifti1.Nifti1Header, memoryv
                 raise ScanError("truncated", _truncated(path, wanted, len(body)))
             if zipped:
                 # The checksum is verified only when the stream's end is reached.
-                while stream.read(1024 * 1024):
-                    pass
+                trailing = 0
+                while chunk := stream.read(1024 * 1024):
+                    trailing += len(chunk)
+                    if trailing > _MAX_TRAILING_BYTES:
+                        raise ScanError(
+                            "unreadable",
+                            f"{path}: over {_MAX_TRAILING_BYTES} bytes follow the voxels that the header claims; "
+                            "the header or the file is corrupt",
+                        )
             return header, memoryview(body)
     except FileNotFoundError:
         raise ScanError("missing-file", f"{path}: no such file") from None

@@ -7,6 +7,7 @@ from functools import lru_cache
 import cc3d
 import numpy as np
 from isal import isal_zlib
+from scipy import ndimage
 
 from components.imaging.geometry import Geometry
 
@@ -17,6 +18,24 @@ LEVELS = 255
 def quantise(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities in [0, 1] of any shape as uint8 in steps of 1/255."""
     return np.rint(np.clip(probabilities, 0.0, 1.0) * LEVELS).astype(np.uint8)
+
+
+def relevant(quantised: np.ndarray, threshold: float) -> np.ndarray:
+    """Probabilities without those that no outline can depend on: `outline` gives the same mask for less to keep.
+
+    A native pixel lies between at most 2 x 2 grid pixels and reaches the threshold only if one of them does, so what
+    is farther than one pixel from any that does is set to 0.
+
+    Args:
+        quantised: uint8 of shape (slices, size, size).
+        threshold: Probability from which a voxel is lesion.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    likely = quantised >= threshold * LEVELS
+    near = ndimage.binary_dilation(likely, structure=np.ones((1, 3, 3), bool)) if likely.any() else likely
+    return np.where(near, quantised, np.uint8(0))
 
 
 def outline(

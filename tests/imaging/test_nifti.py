@@ -423,3 +423,12 @@ def check_volume_or_reason(path: Path) -> None:
     written = read_volume(target)
     np.testing.assert_array_equal(written.data, mask)
     np.testing.assert_array_equal(written.affine, read.affine)
+
+
+def test_a_bomb_behind_the_voxels_is_not_inflated_to_its_end(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((4, 4, 2), np.int16), np.eye(4))
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(image.to_bytes() + bytes(80 * 1024 * 1024), 9))
+    with pytest.raises(ScanError, match="bytes follow the voxels") as caught:
+        read_volume(path)
+    assert caught.value.code == "unreadable"

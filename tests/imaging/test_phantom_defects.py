@@ -140,6 +140,24 @@ def check_sheared(files: Files) -> bool:
     return bool(np.abs(cosines).max() > np.sin(np.radians(5))) and int(files.header["qform_code"]) == 0
 
 
+def check_mirrored_forms(files: Files) -> bool:
+    """Each voxel's two positions lie as far apart along x and y, and agree along z."""
+    image = nib.Nifti1Image.from_filename(files.image)
+    both = image.get_sform()[:3, :3], image.get_qform()[:3, :3]
+    return int(files.header["qform_code"]) > 0 and np.allclose(both[0], np.diag([-1, -1, 1]) @ both[1], atol=1e-3)
+
+
+def check_sheared_plane(files: Files) -> bool:
+    columns = files.affine[:3, :3] / np.linalg.norm(files.affine[:3, :3], axis=0)
+    first, second = (axis for axis in range(3) if axis != files.slices)
+    return abs(np.degrees(np.arcsin(columns[:, first] @ columns[:, second]))) > 8
+
+
+def check_clipped(files: Files) -> bool:
+    gaps = [((files.hu > low) & (files.hu < high)).sum() for low, high in ((-1000, -20), (100, 1000))]
+    return gaps == [0, 0] and {-1000, 1000} <= set(np.unique(files.hu)) and 38 < blood_hu(files) < 82
+
+
 def check_non_axial(files: Files) -> bool:
     spacing = np.linalg.norm(files.affine[:3, :3], axis=0)
     towards = np.abs(files.affine[:3, spacing.argmax()]).argmax()
@@ -212,6 +230,7 @@ CHECKS: dict[str, Callable[[Files], object]] = {
     "hu-0-1": lambda f: f.hu.min() == 0 and f.hu.max() == 1 and len(np.unique(f.hu)) > 100,
     "hu-wrapped": lambda f: f.hu.min() >= 0 and (f.hu > 64_000).mean() > 0.3 and 38 < blood_hu(f) < 82,
     "hu-windowed": lambda f: f.hu.min() == 0 and f.hu.max() == 80 and 38 < blood_hu(f) < 82,
+    "hu-clipped": check_clipped,
     "mr-like": lambda f: f.hu.min() >= 0 and np.percentile(f.hu[f.hu > 100], 99) > 600,
     "no-head": check_no_head,
     "no-skull": lambda f: f.hu.max() <= 130 and 38 < blood_hu(f) < 82,
@@ -219,10 +238,12 @@ CHECKS: dict[str, Callable[[Files], object]] = {
     "metal": check_metal,
     "unset-codes": lambda f: int(f.header["sform_code"]) == int(f.header["qform_code"]) == 0,
     "sform-qform-disagree": check_disagree,
+    "sform-qform-mirrored": check_mirrored_forms,
     "zero-spacing": check_spacing(0.0),
     "negative-spacing": lambda f: (f.header["pixdim"][1:4] < 0).all(),
     "absurd-spacing": check_spacing(40.0),
     "sheared-affine": check_sheared,
+    "sheared-plane": check_sheared_plane,
     "non-axial": check_non_axial,
     "mirrored": check_mirrored,
     "missing-slice": check_missing_slice,
@@ -235,6 +256,7 @@ CHECKS: dict[str, Callable[[Files], object]] = {
     "float-mask": lambda f: f.blood.dtype == np.float32 and ((f.blood > 0) & (f.blood < 1)).sum() > 0,
     "multi-class-mask": lambda f: set(np.unique(f.blood)) == {0, 1, 2},
     "mask-equals-image": lambda f: np.array_equal(f.hu, f.blood),
+    "mask-of-brain": lambda f: 15 < np.median(f.hu[f.blood > 0]) < 40 and (f.blood > 0).mean() > 0.1,
     "empty-mask": lambda f: not f.blood.any() and ((f.hu > 50) & (f.hu < 80)).mean() > 1e-3,
     "mask-outside-head": lambda f: f.blood.any() and (f.hu[f.blood > 0] < -900).all(),
     "duplicated-image": check_duplicate,

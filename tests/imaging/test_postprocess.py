@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from components.imaging.geometry import Geometry
-from components.imaging.postprocess import outline, pack_mask, quantise, unpack_mask
+from components.imaging.postprocess import outline, pack_mask, quantise, relevant, unpack_mask
 
 SAME = Geometry((5, 24, 20), (5.0, 1.0, 1.0), (11.5, 9.5), 32, 1.0)
 """A grid with the scan's own pixels: native pixel (r, c) is grid pixel (r + 4, c + 6)."""
@@ -91,3 +91,20 @@ def test_packing_is_undone_by_unpacking(rows: int, columns: int, seed: int) -> N
 def test_an_empty_mask_packs_into_few_bytes() -> None:
     assert len(pack_mask(np.zeros((512, 512), bool))) < 100
     assert not unpack_mask(pack_mask(np.zeros((3, 5), bool)), 3, 5).any()
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7])
+@pytest.mark.parametrize("grid_mm", [0.5, 0.9, 1.8])
+def test_what_is_not_relevant_changes_no_outline(threshold: float, grid_mm: float) -> None:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(3).random((4, 24, 24)), (0, 1.5, 1.5))
+    quantised = quantise((smooth - smooth.min()) / np.ptp(smooth))
+    geometry = Geometry((4, 40, 36), (5.0, 0.7, 0.7), (20.2, 17.9), 24, grid_mm)
+    kept = relevant(quantised, threshold)
+    assert np.count_nonzero(kept) < np.count_nonzero(quantised)
+    wanted = outline(quantised, geometry, threshold=threshold)
+    assert wanted.any()
+    assert np.array_equal(outline(kept, geometry, threshold=threshold), wanted)
+
+
+def test_nothing_is_relevant_where_nothing_reaches_the_threshold() -> None:
+    assert not relevant(np.full((1, 4, 4), 100, np.uint8), 0.5).any()

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from components.imaging.checks.finding import Finding
 from components.imaging.checks.sample import Sample
 
@@ -66,5 +64,5 @@ def _clipped(path: Path, sample: Sample) -> Iterator[Finding]:
     shares = [float(((sample.hu > low) & (sample.hu < high)).sum()) / size for low, high in _TRANSITIONS]
     if max(shares) < 1e-4 and size > 1000:
         inside = sample.hu[(sample.hu > -150) & (sample.hu < 150)]
-        found = f"{np.percentile(inside, 1):g} to {np.percentile(inside, 99):g}" if inside.size else "nothing"
-        yield Finding.of("hu-clipped", f"{path}: beside air and bone there is only {found} HU", max(shares))
+        found = f"from {inside.min():g} to {inside.max():g} HU" if inside.size else "nothing"
+        yield Finding.of("hu-clipped", f"{path}: beside air and bone there is only {found}", max(shares))

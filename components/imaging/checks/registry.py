@@ -63,7 +63,10 @@ CHECKS: dict[str, Check] = {
     "wide-dtype": _fixed("Voxels of 64 bits were read as 32-bit floats.", "Store int16: a quarter of the space."),
     "scale-unset": _fixed("The rescale slope or intercept is 0 or NaN; read as 1 and 0.", "Write 1 and 0."),
     # --- geometry
-    "geometry": _fatal("The grid is unusable: zero, huge or not finite spacing, or far too many voxels for it.", "Convert the original series anew."),
+    "geometry": _fatal(
+        "The grid is unusable: zero, huge or not finite spacing, or far too many voxels for it.",
+        "Convert the original series anew.",
+    ),
     "spacing": _error("No head CT has such a spacing.", "Convert the original series anew, or mend pixdim and affine."),
     "negative-spacing": _fixed("A spacing in pixdim is negative; its size was taken.", "Write positive spacings."),
     "codes-unset": _warning(

@@ -49,7 +49,7 @@ class Sample:
     def digest(self) -> str:
         """Hash of the content, the same however the scan is stored (orientation, type, compression)."""
         content = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
-        content.update(np.rint(self.hu * 16).astype("<i4").data)
+        content.update(np.rint(np.clip(self.hu, -32768, 32767)).astype("<i2").data)
         return content.hexdigest()
 
 

@@ -175,6 +175,11 @@ def _mask_equals_image(phantom: Phantom, case: Case) -> None:
     _image(phantom, case.mask)
 
 
+def _mask_of_brain(phantom: Phantom, case: Case) -> None:
+    _image(phantom, case.image)
+    _mask(phantom, case.mask, data=((phantom.hu > 0) & (phantom.hu < 80)).astype(np.uint8))
+
+
 def _mask_outside_head(phantom: Phantom, case: Case) -> None:
     _image(phantom, case.image)
     mask = np.zeros_like(phantom.mask)
@@ -223,7 +228,21 @@ def _unset_codes(header: nib.Nifti1Header) -> None:
 def _disagree(header: nib.Nifti1Header) -> None:
     header["qform_code"] = nifti.SCANNER_CODE
     header["qoffset_y"] = header["qoffset_y"] + 40
-    header["quatern_b"], header["quatern_c"], header["quatern_d"] = 0, 0, 1
+
+
+def _disagree_about_sides(header: nib.Nifti1Header) -> None:
+    """The qform turned by half a turn about the body's axis: left is right, front is back."""
+    header.set_qform(np.diag([-1.0, -1.0, 1.0, 1.0]) @ header.get_sform(), nifti.SCANNER_CODE)
+
+
+def _skew_plane(header: nib.Nifti1Header) -> None:
+    """Rows and columns ten degrees off the right angle, in the sform alone: a quaternion cannot say it."""
+    affine = header.get_sform()
+    first, second = (axis for axis in range(3) if axis != slice_axis(affine))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    affine[:3, first] += np.tan(np.radians(10)) * spacing[first] / spacing[second] * affine[:3, second]
+    header.set_sform(affine, nifti.SCANNER_CODE)
+    header["qform_code"] = 0
 
 
 def _set_spacing(value: float) -> HeaderEdit:
@@ -312,6 +331,11 @@ def _with_holes(value: float) -> Callable[[npt.NDArray[np.int16]], npt.NDArray[n
 
 def _windowed(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     return np.clip(hu, 0, 80).astype(np.int16)
+
+
+def _clipped(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """As recovered from pictures of a brain window: what was cut off below is air, what was above is bone."""
+    return np.where(hu <= -20, np.int16(-1000), np.where(hu >= 100, np.int16(1000), hu)).astype(np.int16)
 
 
 def _eight_bit(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:
@@ -414,6 +438,7 @@ DEFECTS: dict[str, Defect] = {
     "hu-0-1": Defect("values are scaled to 0 to 1", _values(_unit_range)),
     "hu-wrapped": Defect("negative HU wrapped to 65535 and below", _values(_wrapped)),
     "hu-windowed": Defect("values are cut to a brain window, 0 to 80 HU", _values(_windowed)),
+    "hu-clipped": Defect("values between brain window and air, and brain window and bone, are lost", _values(_clipped)),
     "mr-like": Defect("values are those of an MR image", _values(_mr_like)),
     "no-head": Defect("only air in the field of view", _values(_no_head)),
     "no-skull": Defect("the skull is stripped", _values(_no_skull)),
@@ -422,10 +447,12 @@ DEFECTS: dict[str, Defect] = {
     # Geometry
     "unset-codes": Defect("sform and qform codes are 0", _header(_unset_codes)),
     "sform-qform-disagree": Defect("sform and qform give different positions", _header(_disagree)),
+    "sform-qform-mirrored": Defect("sform and qform exchange left and right", _header(_disagree_about_sides)),
     "zero-spacing": Defect("the spacing along the first axis is 0", _header(_set_spacing(0.0))),
     "negative-spacing": Defect("the spacings in pixdim are negative", _header(_negative_pixdim)),
     "absurd-spacing": Defect("the spacing along the first axis is 40 mm", _header(_set_spacing(40.0))),
     "sheared-affine": Defect("slices are offset by a tilted gantry", _sound, sheared=True),
+    "sheared-plane": Defect("rows and columns are not at right angles", _header(_skew_plane)),
     "non-axial": Defect("thick coronal slices", _non_axial),
     "mirrored": Defect("the other handedness of storage, anatomy right", _mirrored),
     "missing-slice": Defect(
@@ -445,6 +472,7 @@ DEFECTS: dict[str, Defect] = {
     "float-mask": Defect("the mask holds fractions", _labels(_soft_labels)),
     "multi-class-mask": Defect("the mask has labels 1 and 2", _labels(_two_thirds_labels)),
     "mask-equals-image": Defect("the mask is a copy of the image", _mask_equals_image),
+    "mask-of-brain": Defect("the mask marks the brain, not the bleed", _mask_of_brain),
     "empty-mask": Defect("the mask of a scan with a bleed is empty", _labels(np.zeros_like)),
     "mask-outside-head": Defect("the mask lies in the air", _mask_outside_head),
     # Cohort
