@@ -68,6 +68,14 @@ def test_a_run_ends_with_a_served_model_and_quarantines_bad_scans(first: tuple[P
     assert len(cases["cases"]) == 14
     assert {item["code"] for item in cases["quarantined"]} == {"missing-mask", "truncated", "mask-shape"}
     assert "3 quarantined" in process.stdout
+    (page,) = (output / "reports").glob("*/data.html")
+    assert f"notes: {page.resolve()}" in process.stdout
+    content = json.loads(page.with_name("data.json").read_text(encoding="utf-8"))
+    assert [item["code"] for item in content["quarantine"]] == [item["code"] for item in cases["quarantined"]]
+    assert content["cohort"]["all"]["scans"] == 14 and len(content["contact_sheet"]) > 10
+    # A picture of what is quarantined, where its file shows one.
+    pictured = {item["code"] for item in content["quarantine"] if item["thumbnail"]}
+    assert pictured == {"missing-mask", "mask-shape"}
     assert outcome["verdict"]["blessed"] and outcome["exit_code"] == 0
 
 
@@ -147,8 +155,8 @@ def test_a_forced_run_reuses_every_stage_and_pushes_nothing(
     assert again["model"] == outcome["model"]
     assert len(list((output / "serving" / "ich").iterdir())) == 1
     executed = {stage["name"] for stage in again["stages"] if not stage.get("cached") and stage["name"] != "start"}
-    # What is in service and known changed with the first run, so validator and gate look anew; nothing else does.
-    assert executed <= {"DataValidator", "ServedModel", "Evaluator", "Pusher"}
+    # What is in service and known changed with the first run, so validator and gates look anew; nothing else does.
+    assert executed <= {"DataValidator", "DataReporter", "DataGate", "ServedModel", "Evaluator", "Pusher"}
 
 
 def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(

@@ -57,6 +57,14 @@ class Place:
         return Run(process.returncode, process.stdout + process.stderr, outcome)
 
     @property
+    def report(self) -> dict[str, Any]:
+        """The content of the latest run's report."""
+        found: dict[str, Any] = json.loads(max((self.output / "reports").glob("*/data.json")).read_text())
+        page = max((self.output / "reports").glob("*/data.html")).read_text()
+        assert f">{found['verdict']['status'].capitalize()}<" in page
+        return found
+
+    @property
     def served(self) -> list[str]:
         return [path.name for path in versions(self.output / "serving" / "ich")]
 
@@ -118,6 +126,11 @@ def test_from_the_first_span_to_one_that_drifted(place: Place) -> None:
     assert "held by what was found against the data:" in drifted.text
     assert f"{finding['value']:.3f}" in drifted.text and f"{finding['bound']:.3f}" in drifted.text
     assert len(place.served) == 2
+    report = place.report
+    assert (report["verdict"]["status"], report["span"], report["previous_span"]) == ("held", 2, 1)
+    assert report["findings"][0]["value"] == finding["value"]
+    means = next(item for item in report["distributions"] if item["key"] == "brain_hu_mean")["groups"]
+    assert means["train"]["summary"]["median"] - means["previous"]["summary"]["median"] == pytest.approx(15, abs=2)
     assert place.run().code == 0  # said once, and nothing is new since
     assert {path.name for path in (place.output / "statistics").iterdir()} == {
         json.loads(path.read_text())["fingerprint"]
@@ -129,6 +142,7 @@ def test_from_the_first_span_to_one_that_drifted(place: Place) -> None:
     assert stopped.code == 1, stopped.text
     assert "nothing was trained" in stopped.text and "train: brain_hu_mean: " in stopped.text
     assert "Trainer" not in stopped.text
+    assert place.report["verdict"]["status"] == "stopped"
 
     # Where the data is as it should be, a note lets the model through, which is not trained anew.
     noted = place.run("validation.drift=note")
