@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from tensorflow.core.example.feature_pb2 import Feature
 
 from components.imaging.errors import ScanError
 from components.imaging.geometry import Orientation
+from components.imaging.head import Head
 from components.imaging.nifti import Volume, read_volume
 from components.imaging.postprocess import pack_mask
 from components.imaging.scan import Scan, prepare_scan
@@ -33,6 +35,13 @@ class CaseRecord:
         lesion_ml: Lesion volume.
         size_bin: Bin of that volume.
         digest: Hash of the pixels on the model grid: equal for equal content.
+        spacing_mm: Native spacing along slices, rows and columns.
+        native_shape: Native shape in the same order.
+        orientation: Axis codes of the file as stored.
+        brain_hu_mean: Mean HU of the brain; None when no brain was found.
+        brain_hu_sd: Its standard deviation; None likewise.
+        head_hu: HU percentiles inside the head, keyed as in `schema.features.HEAD_HU_PERCENTILES`: of each, the
+            median over the slices that show the head.
     """
 
     case_id: str
@@ -43,6 +52,12 @@ class CaseRecord:
     lesion_ml: float
     size_bin: str
     digest: str
+    spacing_mm: list[float]
+    native_shape: list[int]
+    orientation: str
+    brain_hu_mean: float | None
+    brain_hu_sd: float | None
+    head_hu: dict[str, float]
 
 
 def read_case(case: Case, data: Mapping[str, Any], grid: Mapping[str, Any]) -> tuple[Scan, np.ndarray]:
@@ -190,8 +205,24 @@ def slice_examples(
         lesion_ml=round(volume_ml, 4),
         size_bin=bin_name,
         digest=digest.hexdigest()[:32],
+        spacing_mm=list(geometry.spacing_mm),
+        native_shape=list(geometry.native_shape),
+        orientation=scan.orientation.codes,
+        brain_hu_mean=_finite(scan.head.brain_mean),
+        brain_hu_sd=_finite(scan.head.brain_sd),
+        head_hu=_head_hu(scan.head),
     )
     return records, record
+
+
+def _head_hu(head: Head) -> dict[str, float]:
+    """Of each percentile, the median over the slices that show the head: one slice of hair or chin does not count."""
+    medians = np.median(head.percentiles[head.area_cm2 > 0], axis=0)
+    return {name: round(float(value), 2) for name, value in zip(f.HEAD_HU_PERCENTILES, medians, strict=True)}
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def _set(feature: Feature, value: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from tfx.components.example_gen import utils
 from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenExecutor
 from tfx.components.util import examples_utils
 from tfx.dsl.io import fileio
@@ -22,7 +23,7 @@ from tfx.types import standard_component_specs as specs
 from components.imaging.errors import ScanError, UsageError
 from components.nifti_example_gen.cases import FILE_NAME, summarise_cases
 from components.nifti_example_gen.examples import CaseRecord, read_case, slice_examples
-from components.nifti_example_gen.layout import Case, Quarantined, find_cases
+from components.nifti_example_gen.layout import Case, Cohort, Quarantined, find_cases
 from components.nifti_example_gen.settings import read_settings
 from components.nifti_example_gen.splits import deal, refuse_empty
 from components.nifti_example_gen.tfrecord import RecordBuffer
@@ -51,7 +52,7 @@ class Executor(BaseExampleGenExecutor):
         """Writes the examples and `cases.json`.
 
         Raises:
-            UsageError: A split is empty, too many scans are unusable, or no training scan has a lesion.
+            UsageError: A split is empty, or no training scan has a lesion.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = read_settings(exec_properties)
@@ -59,7 +60,11 @@ class Executor(BaseExampleGenExecutor):
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, exec_properties[specs.OUTPUT_DATA_FORMAT_KEY])
 
-        cohort = find_cases(Path(exec_properties[specs.INPUT_BASE_KEY]), settings["data"])
+        # The driver has named the newest span: one that arrived since must not go under its name. Where no driver
+        # runs (Kubeflow's open backend), the newest now is taken.
+        newest = exec_properties.get(utils.SPAN_PROPERTY_NAME)
+        cohort = find_cases(Path(exec_properties[specs.INPUT_BASE_KEY]), settings["data"], newest=newest)
+        examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, cohort.span)
         listing = os.path.join(examples.uri, FILE_NAME)  # noqa: PTH118 - a URI, perhaps of a bucket
         for name in SPLITS:
             fileio.makedirs(artifact_utils.get_split_uri([examples], name))
@@ -71,10 +76,10 @@ class Executor(BaseExampleGenExecutor):
                 | "Spread" >> beam.Reshuffle()
                 | "Write" >> beam.ParDo(_WriteShard(settings))
                 | "Gather" >> beam.combiners.ToList()
-                | "List" >> beam.Map(_write_listing, listing, cohort.quarantined)
+                | "List" >> beam.Map(_write_listing, listing, cohort)
             )
         with fileio.open(listing, "r") as file:
-            _check(json.load(file), settings["data"]["max_quarantined"])
+            _check(json.load(file))
 
 
 def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
@@ -117,29 +122,26 @@ class _WriteShard(beam.DoFn):
         try:
             scan, mask = read_case(case, self._settings["data"], self._settings["grid"])
         except ScanError as error:
-            return [], Quarantined(case.case_id, error.code, str(error))
+            return [], Quarantined(case.case_id, error.code, str(error), str(case.image))
         return slice_examples(case, split, scan, mask, self._settings["grid"]["context_slices"])
 
 
-def _write_listing(outcomes: list[CaseRecord | Quarantined], uri: str, incomplete: list[Quarantined]) -> None:
+def _write_listing(outcomes: list[CaseRecord | Quarantined], uri: str, cohort: Cohort) -> None:
     summary = summarise_cases(
         [item for item in outcomes if isinstance(item, CaseRecord)],
-        [*incomplete, *(item for item in outcomes if isinstance(item, Quarantined))],
+        [*cohort.quarantined, *(item for item in outcomes if isinstance(item, Quarantined))],
+        spans=cohort.spans,
+        superseded=cohort.superseded,
     )
     with fileio.open(uri, "w") as file:
         file.write(json.dumps(summary, indent=1))
 
 
-def _check(summary: dict[str, Any], max_quarantined: float) -> None:
-    """Raises a UsageError when too little is left to train on."""
-    bad, good = summary["quarantined"], summary["cases"]
+def _check(summary: dict[str, Any]) -> None:
+    """Raises a UsageError when the later stages cannot even look at what is left."""
+    bad = summary["quarantined"]
     listed = "\n".join(f"  {item['case_id']}: {item['code']}: {item['reason']}" for item in bad[:10])
     more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-    if len(bad) > max_quarantined * (len(bad) + len(good)):
-        raise UsageError(
-            f"{len(bad)} of {len(bad) + len(good)} scans are unusable, allowed is a share of {max_quarantined} "
-            f"(data.max_quarantined):\n{listed}{more}"
-        )
     try:
         refuse_empty({name: counts["patients"] for name, counts in summary["splits"].items()})
     except UsageError as error:

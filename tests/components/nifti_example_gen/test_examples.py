@@ -115,6 +115,18 @@ def test_head_scalars_are_those_of_the_head(one: tuple[list[dict[str, Any]], Cas
         assert row[f.BRAIN_HU_SD] == pytest.approx(scan.head.brain_sd)
 
 
+def test_the_record_describes_the_scan_without_pixels(one: tuple[list[dict[str, Any]], CaseRecord, Any]) -> None:
+    rows, record, scan = one
+    assert record.spacing_mm == pytest.approx(SPACING, abs=1e-4)
+    assert record.native_shape == list(SHAPE)
+    assert record.orientation == scan.orientation.codes
+    assert record.brain_hu_mean == pytest.approx(scan.head.brain_mean, abs=1e-3)
+    assert record.brain_hu_sd == pytest.approx(scan.head.brain_sd, abs=1e-3)
+    for name in f.HEAD_HU_PERCENTILES:
+        in_head = [float(row[name]) for row in rows if row[f.HEAD_AREA_CM2] > 0]
+        assert record.head_hu[name] == pytest.approx(sorted(in_head)[len(in_head) // 2], abs=1.0)
+
+
 def test_pixels(one: tuple[list[dict[str, Any]], CaseRecord, Any]) -> None:
     rows, _, scan = one
     for index, row in enumerate(rows):
