@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,21 @@ class Shard(NamedTuple):
     name: str
     cases: list[Case]
 
+    @property
+    def target(self) -> str:
+        """Where its examples go."""
+        return os.path.join(self.folder, f"Split-{self.split}", self.name)  # noqa: PTH118 - a URI
+
+    @property
+    def part(self) -> str:
+        """Where they lie until they are whole: readers take `*` in the folder of a split."""
+        return os.path.join(self.folder, f".{self.split}-{self.name}")  # noqa: PTH118 - a URI
+
+    @property
+    def outcomes(self) -> str:
+        """Where the worker says what became of each case. A file: gathering them in Beam takes longer than reading."""
+        return os.path.join(self.folder, f".{self.split}-{self.name}.json")  # noqa: PTH118 - a URI
+
 
 class Executor(BaseExampleGenExecutor):
     """Reads each volume once and writes its slices straight into the shard of its split."""
@@ -65,16 +81,11 @@ class Executor(BaseExampleGenExecutor):
             fileio.makedirs(artifact_utils.get_split_uri([examples], name))
         shards = list(_shards(deal(cohort.cases, settings["splits"]), examples))
         with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.Create(shards)
-                | "Spread" >> beam.Reshuffle()
-                | "Write" >> beam.ParDo(_WriteShard(settings))
-                | "Gather" >> beam.combiners.ToList()
-                | "List" >> beam.Map(_write_listing, listing, cohort.quarantined)
-            )
-        with fileio.open(listing, "r") as file:
-            _check(json.load(file), settings["data"]["max_quarantined"])
+            _ = pipeline | "Shards" >> beam.Create(shards) | "Write" >> beam.ParDo(_WriteShard(settings))
+        summary = summarise_cases(*_outcomes(shards, cohort.quarantined))
+        with fileio.open(listing, "w") as file:
+            file.write(json.dumps(summary, indent=1))
+        _check(summary, settings["data"]["max_quarantined"])
 
 
 def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
@@ -86,7 +97,7 @@ def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
 
 
 class _WriteShard(beam.DoFn):
-    """Turns a shard's cases into one TFRecord file; yields what became of each case."""
+    """Turns a shard's cases into one TFRecord file, and a file of what became of each case."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -99,35 +110,45 @@ class _WriteShard(beam.DoFn):
         """Ends them."""
         self._pool.shutdown()
 
-    def process(self, shard: Shard) -> Iterable[CaseRecord | Quarantined]:
-        """Yields a `CaseRecord` or a `Quarantined` per case."""
-        with RecordBuffer() as buffer:
-            for examples, outcome in self._pool.map(lambda case: self._convert(case, shard.split), shard.cases):
-                for example in examples:
-                    buffer.add(example)
-                yield outcome
-        if buffer.count:
-            # Readers take `*` in the folder, so a file gets its place there only when it is whole.
-            part = os.path.join(shard.folder, f".{shard.split}-{shard.name}")  # noqa: PTH118 - a URI
-            with fileio.open(part, "wb") as file:
-                file.write(buffer.data)
-            fileio.rename(part, os.path.join(shard.folder, f"Split-{shard.split}", shard.name), overwrite=True)  # noqa: PTH118
+    def process(self, shard: Shard) -> Iterable[None]:
+        """Writes the shard's examples, and what became of its cases; yields nothing."""
+        # A gzip file may have several members, so each case is packed by the thread that read it.
+        members, outcomes = [], []
+        for member, outcome in self._pool.map(lambda case: self._convert(case, shard.split), shard.cases):
+            members.append(member)
+            outcomes.append({"kind": type(outcome).__name__, "value": asdict(outcome)})
+        if any(members):
+            with fileio.open(shard.part, "wb") as file:
+                file.write(b"".join(members))
+            fileio.rename(shard.part, shard.target, overwrite=True)
+        with fileio.open(shard.outcomes, "w") as file:
+            file.write(json.dumps(outcomes))
+        return ()
 
-    def _convert(self, case: Case, split: str) -> tuple[list[bytes], CaseRecord | Quarantined]:
+    def _convert(self, case: Case, split: str) -> tuple[bytes, CaseRecord | Quarantined]:
         try:
             scan, mask = read_case(case, self._settings["data"], self._settings["grid"])
         except ScanError as error:
-            return [], Quarantined(case.case_id, error.code, str(error))
-        return slice_examples(case, split, scan, mask, self._settings["grid"]["context_slices"])
+            return b"", Quarantined(case.case_id, error.code, str(error))
+        examples, record = slice_examples(case, split, scan, mask, self._settings["grid"]["context_slices"])
+        with RecordBuffer() as buffer:
+            for example in examples:
+                buffer.add(example)
+        return buffer.data, record
 
 
-def _write_listing(outcomes: list[CaseRecord | Quarantined], uri: str, incomplete: list[Quarantined]) -> None:
-    summary = summarise_cases(
-        [item for item in outcomes if isinstance(item, CaseRecord)],
-        [*incomplete, *(item for item in outcomes if isinstance(item, Quarantined))],
-    )
-    with fileio.open(uri, "w") as file:
-        file.write(json.dumps(summary, indent=1))
+def _outcomes(shards: list[Shard], incomplete: list[Quarantined]) -> tuple[list[CaseRecord], list[Quarantined]]:
+    """Cases ingested and cases left out, as the workers told; their files are removed."""
+    records, quarantined = [], list(incomplete)
+    for shard in shards:
+        with fileio.open(shard.outcomes, "r") as file:
+            for outcome in json.load(file):
+                if outcome["kind"] == CaseRecord.__name__:
+                    records.append(CaseRecord(**outcome["value"]))
+                else:
+                    quarantined.append(Quarantined(**outcome["value"]))
+        fileio.remove(shard.outcomes)
+    return records, quarantined
 
 
 def _check(summary: dict[str, Any], max_quarantined: float) -> None:
