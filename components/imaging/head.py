@@ -74,7 +74,7 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
     percentiles = np.full((len(thin), len(PERCENTILES)), -1024.0)
     for index, (plane, inside) in enumerate(zip(thin, tissue, strict=True)):
         if inside.any():
-            percentiles[index] = np.percentile(plane[inside], PERCENTILES)
+            percentiles[index] = _percentiles(plane[inside])
     brain = _largest(_eroded((thin > BRAIN_HU[0]) & (thin < BRAIN_HU[1])))
     values = thin[brain].astype(np.float64)
     enough = values.size * voxel_ml >= _MIN_BRAIN_ML
@@ -87,6 +87,15 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
         brain_sd=float(values.std()) if enough else float("nan"),
         found=bool(found),
     )
+
+
+def _percentiles(values: np.ndarray) -> np.ndarray:
+    """`numpy.percentile(values, PERCENTILES)`, whose fixed cost a call is six times that of sorting a thinned slice."""
+    ordered = np.sort(values)
+    position = np.array(PERCENTILES) / 100 * (ordered.size - 1)
+    below = position.astype(int)
+    low, high = (ordered[index].astype(np.float64) for index in (below, np.minimum(below + 1, ordered.size - 1)))
+    return low + (high - low) * (position - below)
 
 
 def _extent(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from components.nifti_example_gen.tfrecord import RecordBuffer
 from schema.features import SPLITS
 
 CASES_PER_SHARD = 8
+SWITCH_SECONDS = 0.0005
 
 
 class Shard(NamedTuple):
@@ -105,9 +107,13 @@ class _WriteShard(beam.DoFn):
     def setup(self) -> None:
         """Starts the threads: reading and resampling leave Python's lock to others most of the time."""
         self._pool = ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), CASES_PER_SHARD))
+        # A thread back from inflating waits up to this long for Python's lock: 5 ms by default, a tenth of a scan.
+        self._switch_interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     def teardown(self) -> None:
         """Ends them."""
+        sys.setswitchinterval(self._switch_interval)
         self._pool.shutdown()
 
     def process(self, shard: Shard) -> Iterable[None]:

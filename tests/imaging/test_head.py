@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from components.imaging.geometry import Orientation
-from components.imaging.head import PERCENTILES, THINNING_MM, find_head
+from components.imaging.head import PERCENTILES, THINNING_MM, _percentiles, find_head
 from tests.imaging.scans import HEAD_MM, ellipse_head, patient
 
 SPACING = (5.0, 0.9, 0.9)
@@ -150,3 +150,10 @@ def test_any_storage_of_the_values_will_do(dtype: type) -> None:
     """A scan whose values are all positive, such as one cut to a brain window, is judged, not wrapped round."""
     hu = np.clip(ellipse_head(SHAPE, SPACING), 0, 100)
     assert find_head(hu.astype(dtype), SPACING).brain_mean == find_head(hu, SPACING).brain_mean
+
+
+@pytest.mark.parametrize("dtype", ["<i2", "<f4"])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 500])
+def test_percentiles_are_those_of_numpy(count: int, dtype: str) -> None:
+    values = np.random.default_rng(count).normal(30, 300, count).astype(dtype)
+    np.testing.assert_allclose(_percentiles(values), np.percentile(values.astype(float), PERCENTILES), atol=1e-9)
