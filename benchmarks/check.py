@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import cohort
-from benchmarks.ingest import inflate
+from benchmarks.ingest import inflate_all, scan_pairs
 from benchmarks.report import Result, interleaved_seconds
 from components.imaging.checks.case import check_case
 from pipeline.check import check_folder
@@ -26,18 +26,13 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
     """
     config = load_config("phe_sich")
     section = config.data.model_dump(mode="json")
-    pairs = [(path, data / "masks" / path.name) for path in sorted((data / "images").glob("*.nii.gz"))]
+    pairs = scan_pairs(data)
 
     def checks() -> None:
         for image, mask in pairs:
             check_case(image, mask, section)
 
-    def bare() -> None:
-        for pair in pairs:
-            for path in pair:
-                inflate(path)
-
-    ours, floor = interleaved_seconds(checks, bare, repeats)
+    ours, floor = interleaved_seconds(checks, lambda: inflate_all(pairs), repeats)
     yield Result(
         "check / bare inflate + array", ours / floor, "x", 2.0, True,
         f"{1e3 * ours / len(pairs):.0f} ms against {1e3 * floor / len(pairs):.0f} ms a volume, one thread",

@@ -22,15 +22,9 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
         work: A folder to write to.
         repeats: Timed repetitions.
     """
-    pairs = [(path, data / "masks" / path.name) for path in sorted((data / "images").glob("*.nii.gz"))]
+    pairs = scan_pairs(data)
     stage = _stage(data, work / "examples")
-
-    def bare() -> None:
-        for pair in pairs:
-            for path in pair:
-                inflate(path)
-
-    ours, floor = interleaved_seconds(stage, bare, repeats)
+    ours, floor = interleaved_seconds(stage, lambda: inflate_all(pairs), repeats)
     yield Result(
         "ingest / bare inflate + array", ours / floor, "x", 2.5, True,
         f"{1e3 * ours / len(pairs):.0f} ms against {1e3 * floor / len(pairs):.0f} ms a volume",
@@ -45,6 +39,18 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
         "obvious loop / ingest", (slow / len(few)) / (again / len(pairs)), "x", 3.0, False,
         f"{1e3 * slow / len(few):.0f} ms against {1e3 * again / len(pairs):.0f} ms a volume",
     )
+
+
+def scan_pairs(data: Path) -> list[tuple[Path, Path]]:
+    """Scan and mask of each case below `data`."""
+    return [(path, data / "masks" / path.name) for path in sorted((data / "images").glob("*.nii.gz"))]
+
+
+def inflate_all(pairs: list[tuple[Path, Path]]) -> None:
+    """The floor that readers are measured against: `inflate` for every file, one after the other."""
+    for pair in pairs:
+        for path in pair:
+            inflate(path)
 
 
 def inflate(path: Path) -> np.ndarray:
