@@ -31,7 +31,11 @@ def signatures(
 
     def probability(image: tf.Tensor) -> dict[str, tf.Tensor]:
         image = tf.ensure_shape(image, network.input_shape)
-        return {PROBABILITY: tf.sigmoid(network(image, training=False))[..., 0]}
+        # Of no slices, TensorFlow's oneDNN convolution (where the processor has AVX-512) returns its input: one slice
+        # is added for it, and taken away again.
+        count = tf.shape(image)[0]
+        image = tf.pad(image, [[0, tf.cast(count == 0, tf.int32)], [0, 0], [0, 0], [0, 0]])
+        return {PROBABILITY: tf.sigmoid(network(image, training=False))[:count, ..., 0]}
 
     return {
         "serving_default": _examples(probability, tft_output),
