@@ -29,6 +29,9 @@ INTERFACE = [
     "rich>=13,<16",
     "psutil>=6,<8",
 ]
+REPORT = [
+    "matplotlib>=3.9,<4",
+]
 DEVELOPMENT = [
     "pytest>=8,<10",
     "ruff>=0.8",
@@ -49,8 +52,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["pipeline*", "components*", "schema*", "serving*"]),
-    package_data={"pipeline": ["configs/*.yaml", "templates/*.html"], "schema": ["*.pbtxt"]},
-    install_requires=PIPELINE + IMAGING + INTERFACE,
+    package_data={
+        "pipeline": ["configs/*.yaml", "templates/*.html"],
+        "components.data_report": ["*.j2", "*.css"],
+        "schema": ["*.pbtxt"],
+    },
+    install_requires=PIPELINE + IMAGING + INTERFACE + REPORT,
     extras_require={"dev": DEVELOPMENT},
     entry_points={"console_scripts": ["ich=pipeline.cli:main"]},
 )

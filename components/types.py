@@ -8,6 +8,6 @@ from tfx.types.artifact import Artifact
 
 
 class DataReport(Artifact):
-    """What is known of a run's data: `findings.json`."""
+    """What is known of a run's data: `findings.json` and what belongs to it, or the page made of it."""
 
     TYPE_NAME = "components.DataReport"

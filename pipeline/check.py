@@ -176,7 +176,7 @@ def check_folder(
         UsageError: No such folder, nothing in it matches, or the manifest is unusable.
     """
     data, splits = config.data.model_dump(mode="json"), config.splits.model_dump(mode="json")
-    cohort = find_cases(root, data, refuse_leaks=False)
+    cohort = find_cases(root, data)
     results = [
         CaseResult(item.case_id, findings=(Finding.of(item.code, item.reason),)) for item in cohort.quarantined
     ]

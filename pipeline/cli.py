@@ -45,7 +45,7 @@ def main() -> None:
     """Train, gate, release and run a model that outlines intracranial hemorrhage on head CT.
 
     Not a medical device. Exit codes: 0 done, 1 failure, 2 bad usage, configuration or scan, 3 trained but refused
-    by the gate.
+    by the gate or held by what was found against the data.
     """
 
 
@@ -54,15 +54,23 @@ def main() -> None:
 @click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
 @click.option("-o", "--output", type=_FOLDER, help="Output folder; default: output.root of the config.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
+@click.option("--force", is_flag=True, help="Run although nothing changed since the last run.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TFX, Beam and TensorFlow print.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, last.")
 @_reported
 def run(
-    config_source: str, data: Path | None, output: Path | None, settings: tuple[str, ...], verbose: bool, as_json: bool
+    config_source: str,
+    data: Path | None,
+    output: Path | None,
+    settings: tuple[str, ...],
+    force: bool,
+    verbose: bool,
+    as_json: bool,
 ) -> int:
     """Run the whole pipeline: scans in, a gated and pushed model out.
 
-    Finished stages are reused, so the same command after a crash goes on where it stopped.
+    Finished stages are reused, so the same command after a crash goes on where it stopped. Without new data, nor
+    another configuration or program, it says so and ends.
     """
     from pipeline.config import load_config
 
@@ -75,7 +83,7 @@ def run(
         raise UsageError("no output folder; give --output, or output.root in the config")
     from pipeline.local_runner import run_pipeline
 
-    outcome = run_pipeline(config, data, output, verbose=verbose)
+    outcome = run_pipeline(config, data, output, verbose=verbose, force=force)
     from pipeline.verdict_text import verdict_lines
 
     for line in verdict_lines(outcome, output):
@@ -86,7 +94,9 @@ def run(
                 {
                     "exit_code": outcome.exit_code,
                     "model": str(outcome.model) if outcome.model else None,
+                    "unchanged": outcome.unchanged is not None,
                     "verdict": outcome.verdict,
+                    "findings": outcome.findings,
                     "stages": outcome.stages,
                     "log": str(outcome.log),
                 }

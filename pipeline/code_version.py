@@ -7,6 +7,13 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_SOURCES = (".py", ".pbtxt", ".j2", ".css")
+
+
+def all_parts() -> list[str]:
+    """Everything that `code_version` can hash."""
+    components = sorted(path.parent.name for path in ROOT.glob("components/*/__init__.py"))
+    return ["schema", "serving", "pipeline", *components]
 
 
 @cache
@@ -14,15 +21,15 @@ def code_version(*parts: str) -> str:
     """Hash of the sources of some parts, without their subfolders (the phantoms of `imaging` shape no model).
 
     Args:
-        *parts: Folders below `components/`, or `schema` and `serving`.
+        *parts: Folders below `components/`, or `schema`, `serving` and `pipeline`.
 
     Returns:
         16 hexadecimal digits; other code, other digits.
     """
     digest = hashlib.sha256()
     for part in sorted(parts):
-        folder = ROOT / part if part in ("schema", "serving") else ROOT / "components" / part
-        sources = sorted(path for path in folder.glob("*") if path.suffix in (".py", ".pbtxt"))
+        folder = ROOT / part if part in ("schema", "serving", "pipeline") else ROOT / "components" / part
+        sources = sorted(path for path in folder.glob("*") if path.suffix in _SOURCES)
         if not sources:
             raise FileNotFoundError(f"{folder}: no sources to hash")
         for path in sources:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from components.imaging.checks.registry import CHECKS, Policy
 from components.imaging.errors import UsageError
+from components.nifti_example_gen.spans import EXPRESSIONS, placeholders
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -45,11 +46,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _no_other_placeholder(pattern: str, *allowed: str) -> None:
+    """Raises a ValueError for a pattern with placeholders other than these and those of spans, or outside."""
+    rest = pattern
+    for name in (*allowed, *EXPRESSIONS):
+        rest = rest.replace(name, "")
+    if "{" in rest:
+        raise ValueError(f"may contain no placeholder but {', '.join((*allowed, *EXPRESSIONS))}")
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise ValueError("must be relative to the data folder and stay inside it")
+    placeholders(pattern)
+
+
 class DataConfig(Section):
     """Where scans and masks lie below the data folder.
 
     Either `image` and `mask` are patterns with a `{case}` placeholder (and optionally `{patient}`), or `manifest`
-    names a CSV file with the columns `case_id, patient_id, image, mask, split`.
+    names a CSV file with the columns `case_id, patient_id, image, mask, split`. Either may tell deliveries apart by
+    `{SPAN}`, a number, or by the date `{YYYY}`, `{MM}`, `{DD}`.
     """
 
     root: str | None = Field(None, description="data folder; `--data` overrides it")
@@ -59,11 +73,12 @@ class DataConfig(Section):
     patient: str | None = Field(
         None, description="regular expression on the case id whose first group is the patient id"
     )
+    spans: Positive = Field(1, description="how many of the newest spans are read: a rolling window")
     lesion_labels: list[int] | None = Field(None, description="mask labels that are blood; default: all but 0")
     max_voxels: Positive = Field(512 * 1024 * 1024, description="a larger scan is quarantined unread")
     min_slices: Positive = Field(1, description="a scan with fewer slices is quarantined")
     max_memory_gib: float = Field(2.0, gt=0, description="a scan that takes more to read is quarantined unread")
-    max_quarantined: Fraction = Field(0.5, description="a larger share of quarantined scans stops the run")
+    max_quarantined: Fraction = Field(0.25, description="a larger share of quarantined scans stops the run")
     expect_lesions: bool = Field(False, description="quarantine a scan whose mask is empty")
     resample_masks: bool = Field(False, description="resample a mask whose grid differs from the scan's by rounding")
     checks: dict[str, Policy] = Field(
@@ -97,10 +112,14 @@ class DataConfig(Section):
             return pattern
         if pattern.count("{case}") != 1 or pattern.count("{patient}") > 1:
             raise ValueError("must contain {case} once, and {patient} at most once")
-        if re.search(r"\{(?!case\}|patient\})", pattern):
-            raise ValueError("may contain no placeholder but {case} and {patient}")
-        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-            raise ValueError("must be relative to the data folder and stay inside it")
+        _no_other_placeholder(pattern, "{case}", "{patient}")
+        return pattern
+
+    @field_validator("manifest")
+    @classmethod
+    def _spans_only(cls, pattern: str | None) -> str | None:
+        if pattern is not None and "{" in pattern:
+            _no_other_placeholder(pattern)
         return pattern
 
     @field_validator("patient")
@@ -121,6 +140,14 @@ class DataConfig(Section):
             raise ValueError("give either manifest or image and mask, not both")
         if not self.manifest and not (self.image and self.mask):
             raise ValueError("needs image and mask patterns, or a manifest")
+        found = placeholders(self.manifest or self.image or "")
+        if self.mask and placeholders(self.mask) != found:
+            raise ValueError(f"image and mask must tell spans alike, found {self.image} and {self.mask}")
+        if self.spans > 1 and not found:
+            raise ValueError(
+                f"spans: found {self.spans}, but the layout tells no spans apart; write {{SPAN}} or "
+                "{YYYY}-{MM}-{DD} in it, for example span-{SPAN}/images/{case}.nii.gz"
+            )
         return self
 
 
@@ -228,6 +255,22 @@ class GateConfig(Section):
     min_test_patients: Positive = Field(1, description="fewer test patients: no blessing")
 
 
+Severity = Literal["stop", "hold", "note"]
+
+
+class ValidationConfig(Section):
+    """What follows from a finding against the data.
+
+    `stop` ends the run before training, `hold` trains and measures but does not push, `note` only says so.
+    """
+
+    anomalies: Severity = Field("stop", description="data that breaks schema/schema.pbtxt")
+    drift: Severity = Field("hold", description="far from the data before, or from that of the model in service")
+    skew: Severity = Field("note", description="val or test far from train")
+    quarantined: Severity = Field("hold", description="more scans quarantined than max_quarantined")
+    max_quarantined: Fraction = Field(0.1, description="share of quarantined scans that is still good")
+
+
 class BeamConfig(Section):
     """How the Beam stages run."""
 
@@ -276,6 +319,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     gate: GateConfig = GateConfig()
+    validation: ValidationConfig = ValidationConfig()
     beam: BeamConfig = BeamConfig()
     output: OutputConfig = OutputConfig()
 

@@ -10,18 +10,24 @@ import json
 import logging
 import os
 import resource
+import shutil
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.imaging.errors import IchError, UsageError
 from pipeline.config import Config
 from pipeline.console import captured, say
+from pipeline.last_run import LastRun, current_key, read_last_run, write_last_run
 from serving.versions import versions
+
+if TYPE_CHECKING:
+    from components.nifti_example_gen.layout import Cohort
 
 PUSHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
@@ -31,10 +37,12 @@ class Outcome:
     """What became of a run.
 
     Attributes:
-        exit_code: 0 pushed, 3 trained but refused by the gate.
+        exit_code: 0 pushed or nothing to do, 3 trained but refused by the gate or held by the data.
         verdict: The gate's verdict, as `verdict.json` holds it.
         model: The version in service.
         stages: Wall seconds and peak memory by stage.
+        findings: What was found against the data, as `findings.json` holds it.
+        unchanged: The earlier run whose outcome this is, where there was nothing new to do.
         log: What third parties printed.
     """
 
@@ -43,6 +51,13 @@ class Outcome:
     model: Path | None
     log: Path
     stages: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    unchanged: LastRun | None = None
+
+    @property
+    def held(self) -> list[dict[str, Any]]:
+        """The findings that forbid a push."""
+        return [finding for finding in self.findings if finding["severity"] != "note"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,16 @@ class Folders:
         return self.root / "logs"
 
     @property
+    def statistics(self) -> Path:
+        """Statistics of the data of earlier runs."""
+        return self.root / "statistics"
+
+    @property
+    def reports(self) -> Path:
+        """One folder a run with the page on its data."""
+        return self.root / "reports"
+
+    @property
     def runs(self) -> Path:
         """One JSON summary a run."""
         return self.root / "runs"
@@ -81,14 +106,15 @@ class Folders:
         return self.root / "serving" / model_name
 
 
-def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = False) -> Outcome:
-    """Runs every stage whose result is not there yet.
+def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = False, force: bool = False) -> Outcome:
+    """Runs every stage whose result is not there yet; nothing at all where nothing changed since the last run.
 
     Args:
         config: The configuration.
         data: The data folder.
         output: The output folder; made if need be.
         verbose: Show what third parties print.
+        force: Run although nothing changed.
 
     Raises:
         UsageError: The data folder or the output folder cannot be used.
@@ -96,7 +122,14 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
     """
     folders = Folders(output.resolve())
     _writable(folders.root)
-    _preflight(config, data)
+    served = versions(folders.serving(config.output.model_name))
+    cohort = _preflight(config, data)
+    key = current_key(config, cohort, data)
+    last = read_last_run(folders.root)
+    if last is not None and last.key == key and last.version == _newest(served) and not force:
+        earlier = _earlier_outcome(folders, last, served)
+        if earlier is not None:
+            return earlier
     started = datetime.datetime.now(datetime.UTC)
     run = started.strftime("%Y%m%dT%H%M%S")
     log = folders.logs / f"{run}.log"
@@ -109,15 +142,22 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
             for name, launch in nodes:
                 with _timed(stages, name, log) as stage:
                     stage["cached"], outputs[name] = launch()
-                    stage["note"] = _note(name, outputs[name])
+                    if name == "DataReporter":
+                        stage["note"] = _publish_report(outputs[name]["report"], folders.reports / run)
+                    else:
+                        stage["note"] = _note(name, outputs[name])
                 _give_memory_back()
             verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
+            findings = _read(outputs["DataValidator"]["report"] / "findings.json")
         except BaseException as error:
             _write_summary(folders, run, config, data, stages, error=error)
             raise
     served = versions(folders.serving(config.output.model_name))
-    outcome = Outcome(PUSHED if verdict["blessed"] else REFUSED, verdict, served[-1] if served else None, log, stages)
+    outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings)
+    if outcome.held or not verdict["blessed"]:
+        outcome.exit_code = REFUSED
     _write_summary(folders, run, config, data, stages, outcome=outcome)
+    write_last_run(folders.root, LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held)))
     return outcome
 
 
@@ -131,15 +171,37 @@ def _writable(root: Path) -> None:
         raise UsageError(f"{root}: cannot write there ({error.strerror}); choose another --output") from None
 
 
-def _preflight(config: Config, data: Path) -> None:
+def _earlier_outcome(folders: Folders, last: LastRun, served: list[Path]) -> Outcome | None:
+    """The outcome of a run that would only be repeated; None where its summary is gone."""
+    try:
+        summary = _read(folders.runs / f"{last.run}.json")
+        verdict, findings = summary["verdict"], summary["findings"]
+    except (OSError, ValueError, KeyError):
+        return None
+    say(last.text())
+    log = folders.logs / f"{last.run}.log"
+    return Outcome(PUSHED, verdict, served[-1] if served else None, log, [], findings, last)
+
+
+def _newest(served: list[Path]) -> str | None:
+    return served[-1].name if served else None
+
+
+def _preflight(config: Config, data: Path) -> Cohort:
     """Finds within a second what would else fail after TFX has started."""
     from components.nifti_example_gen.layout import find_cases
+    from components.nifti_example_gen.spans import placeholders, span_name
     from components.nifti_example_gen.splits import deal
 
     cohort = find_cases(data, config.data.model_dump())
     dealt = deal(cohort.cases, config.splits.model_dump())
     counts = ", ".join(f"{name} {len(cases)}" for name, cases in dealt.items())
-    say(f"{config.name}: {len(cohort.cases)} scans ({counts}), {len(cohort.quarantined)} incomplete")
+    pattern = config.data.manifest or config.data.image or ""
+    names = [span_name(span, pattern) for span in cohort.spans]
+    spans = f", span{'s' if len(names) > 1 else ''} {', '.join(names)}" if placeholders(pattern) else ""
+    again = f", {len(cohort.superseded)} older ones that came again left out" if cohort.superseded else ""
+    say(f"{config.name}: {len(cohort.cases)} scans ({counts}){spans}, {len(cohort.quarantined)} incomplete{again}")
+    return cohort
 
 
 def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str, Any]]:
@@ -155,6 +217,7 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     from tfx.orchestration.portable import launcher, runtime_parameter_utils
     from tfx.orchestration.portable.mlmd import execution_lib
 
+    from components.data_validator import store
     from pipeline.pipeline import Places, create_pipeline
 
     absl_logging.set_verbosity(absl_logging.INFO)
@@ -169,10 +232,12 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
             data=str(data),
             artifacts=str(folders.artifacts),
             serving=str(serving),
+            statistics=str(folders.statistics),
             work=str(folders.work),
             metadata=folders.metadata,
         ),
         serving_state=",".join(path.name for path in versions(serving)),
+        statistics_state=store.state(str(folders.statistics)),
     )
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(
@@ -272,9 +337,10 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
         bad = summary["quarantined"]
         text = f"{len(summary['cases'])} scans, {slices} slices"
         return text + (f", {len(bad)} quarantined: {_short(bad)}" if bad else "")
-    if name == "DataGate":
-        findings = _read(outputs["report"] / "findings.json")
-        return f"{len(findings)} warning(s)" if findings else "the data holds the schema"
+    if name == "DataValidator":
+        counts = Counter(finding["severity"] for finding in _read(outputs["report"] / "findings.json"))
+        text = ", ".join(f"{counts[severity]} {severity}" for severity in ("stop", "hold", "note") if counts[severity])
+        return f"findings: {text}" if text else "nothing found against the data"
     if name == "ServedModel":
         note = _read(outputs["model"] / "baseline.json")
         return f"version {note['version']}: {note['reason']}" if note["version"] else note["reason"]
@@ -282,6 +348,14 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
         overall = _read(outputs["evaluation"] / "verdict.json")["overall"]
         return f"test Dice {overall['patient_dice']:.3f} ± {overall['patient_dice_sd']:.3f}"
     return ""
+
+
+def _publish_report(made: Path, folder: Path) -> str:
+    """Copies the page on the data to where it is looked for; returns what to say of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("html", "json"):
+        shutil.copyfile(made / f"data_report.{suffix}", folder / f"data.{suffix}")
+    return f"{_read(folder / 'data.json')['verdict']['status']}: {folder / 'data.html'}"
 
 
 def _short(quarantined: list[dict[str, str]]) -> str:
@@ -309,6 +383,7 @@ def _write_summary(
         "exit_code": outcome.exit_code if outcome else _exit_code(error),
         "error": str(error) or type(error).__name__ if error else None,
         "verdict": outcome.verdict if outcome else None,
+        "findings": outcome.findings if outcome else None,
         "model": str(outcome.model) if outcome and outcome.model else None,
     }
     write_bytes(folders.runs / f"{run}.json", json.dumps(summary, indent=1).encode())

@@ -9,7 +9,10 @@ from pathlib import Path
 import tfx.v1 as tfx
 from tensorflow_data_validation import StatsOptions
 
+from components.curated_schema.component import CuratedSchema
 from components.data_gate.component import DataGate
+from components.data_report.component import DataReporter
+from components.data_validator.component import DataValidator
 from components.evaluator.component import Evaluator
 from components.nifti_example_gen.component import NiftiExampleGen
 from components.pusher.component import Pusher
@@ -30,6 +33,7 @@ class Places:
         data: The data folder.
         artifacts: TFX's pipeline root.
         serving: The folder that TF Serving watches.
+        statistics: Statistics of the data of earlier runs.
         work: Checkpoints and TensorBoard logs.
         metadata: Options of the metadata store's connection; None where the runner brings its own.
     """
@@ -37,17 +41,21 @@ class Places:
     data: str
     artifacts: str
     serving: str
+    statistics: str
     work: str
     metadata: Path | None = None
 
 
-def create_pipeline(config: Config, places: Places, *, serving_state: str = "") -> tfx.dsl.Pipeline:
+def create_pipeline(
+    config: Config, places: Places, *, serving_state: str = "", statistics_state: str = ""
+) -> tfx.dsl.Pipeline:
     """Builds the graph.
 
     Args:
         config: The configuration.
         places: Where to read and write.
         serving_state: What is in service as the pipeline starts; another value makes the gate look anew.
+        statistics_state: Which earlier data is known as it starts; another value makes the validator look anew.
     """
     # 1. Scans and masks become slice examples, split by patient.
     example_gen = NiftiExampleGen(
@@ -56,16 +64,38 @@ def create_pipeline(config: Config, places: Places, *, serving_state: str = "") 
         code_version=code_version("imaging", "nifti_example_gen", "schema"),
     )
 
-    # 2. Statistics of the scalars are held against the curated schema; the gate stops the run on errors.
+    # 2. Statistics of the scalars are held against the curated schema, the data before, and that of the model in
+    # service. What is found holds the push, is only said, or stops the run, but not before the report is written.
     statistics = tfx.components.StatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=StatsOptions(feature_allowlist=list(f.STATISTICS_FEATURES), num_values_histogram_buckets=3),
     )
-    schema = tfx.components.ImportSchemaGen(schema_file=str(SCHEMA))
-    validator = tfx.components.ExampleValidator(
-        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    schema = CuratedSchema(text=SCHEMA.read_text(encoding="utf-8"))
+    validator = DataValidator(
+        statistics=statistics.outputs["statistics"],
+        schema=schema.outputs["schema"],
+        examples=example_gen.outputs["examples"],
+        validation=config.subset("validation"),
+        max_quarantined=json.dumps(config.data.max_quarantined),
+        store=places.statistics,
+        serving=places.serving,
+        state=f"{serving_state}|{statistics_state}",
+        code_version=code_version("data_validator", "serving"),
     )
-    data_gate = DataGate(anomalies=validator.outputs["anomalies"], code_version=code_version("data_gate"))
+    reporter = DataReporter(
+        examples=example_gen.outputs["examples"],
+        findings=validator.outputs["report"],
+        name=config.name,
+        code_version=code_version("data_report", "imaging", "schema"),
+    )
+    data_gate = DataGate(
+        findings=validator.outputs["report"],
+        statistics=statistics.outputs["statistics"],
+        examples=example_gen.outputs["examples"],
+        store=places.statistics,
+        code_version=code_version("data_gate", "data_validator"),
+    )
+    data_gate.add_upstream_node(reporter)
 
     # 3. HU windows, in the graph: no pass over the data, no second copy of the images.
     transform = tfx.components.Transform(
@@ -117,19 +147,21 @@ def create_pipeline(config: Config, places: Places, *, serving_state: str = "") 
         code_version=code_version("evaluator", "imaging"),
     )
 
-    # 6. Only a blessed model goes into service.
+    # 6. Only a blessed model goes into service, and only if nothing in the data holds it.
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
+        data_report=validator.outputs["report"],
         folder=places.serving,
-        code_version=code_version("pusher"),
+        code_version=code_version("pusher", "data_validator"),
     )
 
     return tfx.dsl.Pipeline(
         pipeline_name=config.name.replace("_", "-"),  # Kubeflow takes no underscores
         pipeline_root=places.artifacts,
         components=[
-            example_gen, statistics, schema, validator, data_gate, transform, trainer, served, evaluator, pusher
+            example_gen, statistics, schema, validator, reporter, data_gate, transform, trainer, served, evaluator,
+            pusher,
         ],
         enable_cache=True,
         metadata_connection_config=(

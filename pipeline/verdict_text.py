@@ -13,6 +13,10 @@ _NAMES = {"patient_dice": "mean test Dice", "patients": "number of test patients
 
 def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
     """What the gate decided and why, and where everything is."""
+    if outcome.unchanged is not None:
+        yield f"in service: {outcome.model or 'no model'}"
+        yield f"outputs:    {output}"
+        return
     verdict = outcome.verdict
     overall = verdict["overall"]
     yield (
@@ -25,11 +29,20 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
     if outcome.exit_code == PUSHED:
         yield f"pushed:     {outcome.model}"
     else:
-        yield "refused by the gate:"
-        for failure in verdict["failures"]:
-            yield f"  {_reason(failure)}"
-        worst = sorted(verdict["by_case"].items(), key=lambda item: item[1]["patient_dice"])[:3]
-        yield "  worst scans: " + ", ".join(f"{case} ({values['patient_dice']:.2f})" for case, values in worst)
+        if verdict["failures"] or not outcome.held:
+            yield "refused by the gate:"
+            for failure in verdict["failures"]:
+                yield f"  {_reason(failure)}"
+            worst = sorted(verdict["by_case"].items(), key=lambda item: item[1]["patient_dice"])[:3]
+            yield "  worst scans: " + ", ".join(f"{case} ({values['patient_dice']:.2f})" for case, values in worst)
+        if outcome.held:
+            yield "held by what was found against the data:"
+            for finding in outcome.held:
+                where = ", ".join(part for part in (finding["split"], finding["feature"]) if part)
+                yield f"  {where}: {finding['description']}"
+            kinds = sorted({finding["kind"] for finding in outcome.held})
+            settings = " and ".join(f"--set validation.{kind}=note" for kind in kinds)
+            yield f"  look at the data; if it is as it should be, run again with {settings}"
         kept = f"{outcome.model} stays in service" if outcome.model else "no model is in service"
         yield f"  {kept}"
     yield f"outputs:    {output}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from components.imaging.scan import Scan, prepare_scan
-from components.nifti_example_gen.examples import slice_examples
+from components.nifti_example_gen.examples import Ingested, slice_examples
 from components.nifti_example_gen.layout import Case
 from components.nifti_example_gen.tfrecord import RecordBuffer
 from tests.imaging.scans import ellipse_head, lps_affine, save, to_lps, volume
@@ -75,7 +75,7 @@ class Sample:
     def examples(self, split: str = "test", context_slices: int = 0) -> list[bytes]:
         """Its serialised slice examples."""
         case = Case(self.case_id, self.patient_id or self.case_id, Path("image"), Path("mask"))
-        return slice_examples(case, split, self.scan(), self.mask, context_slices)[0]
+        return slice_examples(case, split, Ingested(self.scan(), self.mask), context_slices)[0]
 
     def save(self, image: Path, mask: Path | None = None) -> Path:
         """Writes the scan, and the mask if wanted, as NIfTI; returns the scan's path."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ SETTINGS = (
     "training.epochs=2",
     "training.batch_size=8",
     "gate.min_mean_dice=0",
+    "validation.max_quarantined=0.2",
 )
 DEFECTS = ("missing-mask", "truncated-gzip", "mask-other-shape")
 
 
-def run(data: Path, output: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+def run(
+    data: Path, output: Path, *more: str, force: bool = False
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """`ich run` with few steps; returns the process and the JSON that it printed last."""
+    options = ["--force"] if force else []
     settings = [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
-    process = ich("run", "-c", "demo", "-d", data, "-o", output, "--json", *settings)
+    process = ich("run", "-c", "demo", "-d", data, "-o", output, "--json", *options, *settings)
     last = process.stdout.strip().splitlines()[-1] if process.stdout.strip() else ""
     return process, json.loads(last) if last.startswith("{") else {}
 
@@ -63,6 +68,14 @@ def test_a_run_ends_with_a_served_model_and_quarantines_bad_scans(first: tuple[P
     assert len(cases["cases"]) == 14
     assert {item["code"] for item in cases["quarantined"]} == {"missing-mask", "truncated", "mask-shape"}
     assert "3 quarantined" in process.stdout
+    (page,) = (output / "reports").glob("*/data.html")
+    assert f"notes: {page.resolve()}" in process.stdout
+    content = json.loads(page.with_name("data.json").read_text(encoding="utf-8"))
+    assert [item["code"] for item in content["quarantine"]] == [item["code"] for item in cases["quarantined"]]
+    assert content["cohort"]["all"]["scans"] == 14 and len(content["contact_sheet"]) > 10
+    # A picture of what is quarantined, where its file shows one.
+    pictured = {item["code"] for item in content["quarantine"] if item["thumbnail"]}
+    assert pictured == {"missing-mask", "mask-shape"}
     assert outcome["verdict"]["blessed"] and outcome["exit_code"] == 0
 
 
@@ -121,17 +134,29 @@ def test_predict_keeps_the_scans_grid(first: tuple[Path, Any, dict[str, Any]], c
     assert (tmp_path / "001.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_run_again_reuses_every_stage_and_pushes_nothing(
+def test_the_same_run_again_has_nothing_to_do_and_does_not_even_start_tfx(
     first: tuple[Path, Any, dict[str, Any]], cohort: Path
 ) -> None:
     output, _, outcome = first
     process, again = run(cohort, output)
     assert process.returncode == 0, process.stdout + process.stderr
+    assert "no new data" in process.stdout
+    assert (again["unchanged"], again["model"], again["stages"]) == (True, outcome["model"], [])
+    code = "import sys; from pipeline import local_runner, last_run; sys.exit('tfx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def test_a_forced_run_reuses_every_stage_and_pushes_nothing(
+    first: tuple[Path, Any, dict[str, Any]], cohort: Path
+) -> None:
+    output, _, outcome = first
+    process, again = run(cohort, output, force=True)
+    assert process.returncode == 0, process.stdout + process.stderr
     assert again["model"] == outcome["model"]
     assert len(list((output / "serving" / "ich").iterdir())) == 1
     executed = {stage["name"] for stage in again["stages"] if not stage.get("cached") and stage["name"] != "start"}
-    # What is in service changed with the first run, so the gate looks anew; nothing before it does.
-    assert executed <= {"ServedModel", "Evaluator", "Pusher"}
+    # What is in service and known changed with the first run, so validator and gates look anew; nothing else does.
+    assert executed <= {"DataValidator", "DataReporter", "DataGate", "ServedModel", "Evaluator", "Pusher"}
 
 
 def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(

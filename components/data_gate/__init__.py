@@ -1,1 +1,1 @@
-"""The data gate: stops a run whose data does not hold what the schema says."""
+"""The data gate: ends a run whose data must not be trained on, after the report of it is written."""

@@ -32,6 +32,7 @@ class Head:
         brain_mean: Mean HU of the brain; NaN when no brain was found.
         brain_sd: Its standard deviation in HU; NaN likewise.
         found: Whether there is a head at all.
+        tissue: bool of the shape of the thinned-out scan (`thinned`): the largest connected piece that is not air.
     """
 
     center: tuple[float, float]
@@ -41,6 +42,19 @@ class Head:
     brain_mean: float
     brain_sd: float
     found: bool
+    tissue: np.ndarray
+
+
+def thinning(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> tuple[list[int], list[int]]:
+    """Steps and offsets, of rows and of columns, that keep pixels about `THINNING_MM` apart."""
+    steps = [max(1, round(THINNING_MM / spacing)) for spacing in spacing_mm[1:]]
+    return steps, [(size - 1) % step // 2 for size, step in zip(shape[1:], steps, strict=True)]
+
+
+def thinned(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Every few pixels of each slice, in an array of their own; arguments as of `find_head`."""
+    steps, offsets = thinning(hu.shape, spacing_mm)
+    return np.ascontiguousarray(hu[:, offsets[0] :: steps[0], offsets[1] :: steps[1]])
 
 
 def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
@@ -53,9 +67,8 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
     Returns:
         The head; its centre is that of the skull, else of the soft tissue, else of the image.
     """
-    steps = [max(1, round(THINNING_MM / spacing)) for spacing in spacing_mm[1:]]
-    offsets = [(size - 1) % step // 2 for size, step in zip(hu.shape[1:], steps, strict=True)]
-    thin = np.ascontiguousarray(hu[:, offsets[0] :: steps[0], offsets[1] :: steps[1]])
+    steps, offsets = thinning(hu.shape, spacing_mm)
+    thin = thinned(hu, spacing_mm)
     pixel_cm2 = spacing_mm[1] * steps[0] * spacing_mm[2] * steps[1] / 100.0
     voxel_ml = pixel_cm2 * spacing_mm[0] / 10.0
 
@@ -86,6 +99,7 @@ def find_head(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Head:
         brain_mean=float(values.mean()) if enough else float("nan"),
         brain_sd=float(values.std()) if enough else float("nan"),
         found=bool(found),
+        tissue=tissue,
     )
 
 

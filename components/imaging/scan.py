@@ -51,7 +51,7 @@ class Scan:
         return self.hu[np.clip(np.arange(count)[:, np.newaxis] + around, 0, count - 1)]
 
 
-def prepare_scan(volume: Volume, path: Path, *, size: int, spacing_mm: float) -> Scan:
+def prepare_scan(volume: Volume, path: Path, *, size: int, spacing_mm: float, head: Head | None = None) -> Scan:
     """Reorients, finds the head and resamples to the model grid.
 
     Args:
@@ -59,13 +59,14 @@ def prepare_scan(volume: Volume, path: Path, *, size: int, spacing_mm: float) ->
         path: Its file, for messages.
         size: Pixels a side of the model grid.
         spacing_mm: Its pixel size.
+        head: The scan's head, if it has been looked for already.
 
     Raises:
         ScanError: All voxels are equal, or there is no head to centre on.
     """
     orientation = Orientation.of(volume.affine)
     native = orientation.to_canonical(volume.data)
-    head = find_head(native, orientation.spacing_mm)
+    head = head or find_head(native, orientation.spacing_mm)
     if not head.found:
         low, high = volume.data.min(), volume.data.max()
         raise ScanError(

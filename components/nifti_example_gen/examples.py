@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from tensorflow.core.example.example_pb2 import Example
 from tensorflow.core.example.feature_pb2 import Feature
 
+from components.imaging.checks.case import check_case
+from components.imaging.checks.finding import Finding
 from components.imaging.errors import ScanError
-from components.imaging.geometry import Orientation
-from components.imaging.nifti import Volume, read_volume
+from components.imaging.head import Head
 from components.imaging.postprocess import pack_mask
 from components.imaging.scan import Scan, prepare_scan
 from components.nifti_example_gen.layout import Case
@@ -33,6 +35,15 @@ class CaseRecord:
         lesion_ml: Lesion volume.
         size_bin: Bin of that volume.
         digest: Hash of the pixels on the model grid: equal for equal content.
+        spacing_mm: Native spacing along slices, rows and columns.
+        native_shape: Native shape in the same order.
+        orientation: Axis codes of the file as stored.
+        brain_hu_mean: Mean HU of the brain; None when no brain was found.
+        brain_hu_sd: Its standard deviation; None likewise.
+        head_hu: HU percentiles inside the head, keyed as in `schema.features.HEAD_HU_PERCENTILES`: of each, the
+            median over the slices that show the head.
+        image_digest: Hash of the scan's own content, to find one image under two case ids.
+        findings: Warnings and repairs: `code`, `severity`, `message` and `value` of each.
     """
 
     case_id: str
@@ -43,98 +54,70 @@ class CaseRecord:
     lesion_ml: float
     size_bin: str
     digest: str
+    spacing_mm: list[float]
+    native_shape: list[int]
+    orientation: str
+    brain_hu_mean: float | None
+    brain_hu_sd: float | None
+    head_hu: dict[str, float]
+    image_digest: str = ""
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_case(case: Case, data: Mapping[str, Any], grid: Mapping[str, Any]) -> tuple[Scan, np.ndarray]:
-    """Reads and prepares a scan and its mask.
+@dataclass(frozen=True)
+class Ingested:
+    """A case that passed the checks.
+
+    Attributes:
+        scan: The prepared scan.
+        lesion: bool of shape (slices, rows, columns), canonical orientation.
+        findings: What the checks say of it: warnings and repairs.
+        image_digest: Hash of the scan's content, however it is stored.
+    """
+
+    scan: Scan
+    lesion: np.ndarray
+    findings: tuple[Finding, ...] = ()
+    image_digest: str = ""
+
+
+def read_case(case: Case, data: Mapping[str, Any], grid: Mapping[str, Any]) -> Ingested:
+    """Reads, checks and prepares a scan and its mask.
 
     Args:
         case: The case.
         data: The configuration's section `data`.
         grid: Its section `grid`.
 
-    Returns:
-        The scan, and its mask as bool of shape (slices, rows, columns), canonical orientation.
-
     Raises:
-        ScanError: The scan or its mask cannot be used.
+        ScanError: A check says that the scan or its mask cannot be used; the code is the check's.
     """
-    volume = read_volume(case.image, max_voxels=data["max_voxels"])
-    mask = read_volume(case.mask, max_voxels=data["max_voxels"])
-    _same_grid(case, volume, mask)
-    scan = prepare_scan(volume, case.image, size=grid["size"], spacing_mm=grid["spacing_mm"])
-    if scan.geometry.native_shape[0] < data["min_slices"]:
-        count = scan.geometry.native_shape[0]
-        raise ScanError(
-            "few-slices", f"{case.image}: {count} slices, wanted at least {data['min_slices']} (data.min_slices)"
-        )
-    return scan, lesion_mask(mask, data["lesion_labels"])
-
-
-def lesion_mask(mask: Volume, labels: list[int] | None) -> np.ndarray:
-    """The voxels that are lesion, bool in canonical orientation (slices, rows, columns).
-
-    Args:
-        mask: The mask as stored.
-        labels: Labels that are blood; None for every label but 0.
-    """
-    canonical = Orientation.of(mask.affine).to_canonical(mask.data)
-    if labels is None:
-        lowest = 0 if canonical.dtype.kind in "iu" else 0.5
-        lesion = np.zeros(canonical.shape, dtype=bool)
-        for target, plane in zip(lesion, canonical, strict=True):
-            if plane.max() > lowest:  # most slices have none, and their memory is never touched
-                np.greater(plane, lowest, out=target)
-        return lesion
-    return np.isin(np.rint(canonical) if canonical.dtype.kind == "f" else canonical, labels)
-
-
-def _same_grid(case: Case, image: Volume, mask: Volume) -> None:
-    """Raises a ScanError unless both lie on the same voxels; the order in which they are stored may differ."""
-    found, wanted = (_canonical_grid(volume) for volume in (mask, image))
-    if found[0] != wanted[0]:
-        raise ScanError(
-            "mask-shape",
-            f"{case.mask}: shape {mask.data.shape}, wanted {image.data.shape} as {case.image}; "
-            "draw or resample the mask on the scan's grid",
-        )
-    # Corners in mm, so that a small rotation far from the origin counts for what it moves.
-    size = np.array(wanted[0]) - 1
-    corners = np.array([[x, y, z, 1] for x in (0, size[0]) for y in (0, size[1]) for z in (0, size[2])]).T
-    apart = float(np.abs((found[1] - wanted[1]) @ corners).max())
-    allowed = 0.25 * float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
-    if apart > allowed:
-        raise ScanError(
-            "mask-affine",
-            f"{case.mask}: lies up to {apart:.2f} mm away from {case.image}, allowed {allowed:.2f} mm; "
-            "copy the scan's affine if the voxels correspond, else resample the mask",
-        )
-
-
-def _canonical_grid(volume: Volume) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape along (columns, rows, slices) and affine of the canonical order."""
-    from nibabel.orientations import inv_ornt_aff
-
-    orientation = Orientation.of(volume.affine)
-    shape = orientation.to_canonical(np.broadcast_to(np.uint8(0), volume.data.shape)).shape[::-1]
-    return shape, volume.affine @ inv_ornt_aff(np.array(orientation.transform), volume.data.shape)
+    checked = check_case(case.image, case.mask, data)
+    if checked.error is not None:
+        raise ScanError(checked.error.code, checked.error.message)
+    assert checked.volume is not None  # only an error keeps a scan or mask from being read
+    assert checked.lesion is not None
+    scan = prepare_scan(
+        checked.volume, case.image, size=grid["size"], spacing_mm=grid["spacing_mm"], head=checked.head
+    )
+    return Ingested(scan, checked.lesion, checked.findings, checked.digest)
 
 
 def slice_examples(
-    case: Case, split: str, scan: Scan, mask: np.ndarray, context_slices: int
+    case: Case, split: str, ingested: Ingested, context_slices: int
 ) -> tuple[list[bytes], CaseRecord]:
     """One serialised example per axial slice, with and without lesion.
 
     Args:
         case: The case.
         split: Its split.
-        scan: The prepared scan.
-        mask: bool of the scan's canonical native shape.
+        ingested: The scan and its lesion.
         context_slices: Neighbours on each side that go with a slice.
 
     Returns:
         The examples in slice order, and the record of the case.
     """
+    scan, mask = ingested.scan, ingested.lesion
     geometry = scan.geometry
     count = geometry.native_shape[0]
     pixels = np.array([np.count_nonzero(plane) for plane in mask])
@@ -180,7 +163,7 @@ def slice_examples(
             _set(values[name], float(scan.head.percentiles[index, position]))
         records.append(example.SerializeToString())
     digest = hashlib.sha256(scan.hu.data)
-    digest.update(coverage.data)
+    digest.update(lesion.tobytes() + coverage[lesion].tobytes())  # the rest is empty
     record = CaseRecord(
         case_id=case.case_id,
         patient_id=case.patient_id,
@@ -190,8 +173,26 @@ def slice_examples(
         lesion_ml=round(volume_ml, 4),
         size_bin=bin_name,
         digest=digest.hexdigest()[:32],
+        spacing_mm=list(geometry.spacing_mm),
+        native_shape=list(geometry.native_shape),
+        orientation=scan.orientation.codes,
+        brain_hu_mean=_finite(scan.head.brain_mean),
+        brain_hu_sd=_finite(scan.head.brain_sd),
+        head_hu=_head_hu(scan.head),
+        image_digest=ingested.image_digest,
+        findings=[asdict(finding) for finding in ingested.findings],
     )
     return records, record
+
+
+def _head_hu(head: Head) -> dict[str, float]:
+    """Of each percentile, the median over the slices that show the head: one slice of hair or chin does not count."""
+    medians = np.median(head.percentiles[head.area_cm2 > 0], axis=0)
+    return {name: round(float(value), 2) for name, value in zip(f.HEAD_HU_PERCENTILES, medians, strict=True)}
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def _set(feature: Feature, value: Any) -> None:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from tfx.components.example_gen import utils
 from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenExecutor
 from tfx.components.util import examples_utils
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
 
+from components.imaging.checks.cohort import Member, cohort_findings
 from components.imaging.errors import ScanError, UsageError
 from components.nifti_example_gen.cases import FILE_NAME, summarise_cases
 from components.nifti_example_gen.examples import CaseRecord, read_case, slice_examples
@@ -40,7 +42,7 @@ class Shard(NamedTuple):
     folder: str
     split: str
     name: str
-    cases: list[Case]
+    cases: tuple[Case, ...]
 
     @property
     def target(self) -> str:
@@ -69,7 +71,7 @@ class Executor(BaseExampleGenExecutor):
         """Writes the examples and `cases.json`.
 
         Raises:
-            UsageError: A split is empty, too many scans are unusable, or no training scan has a lesion.
+            UsageError: A split is empty, or no training scan has a lesion.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = read_settings(exec_properties)
@@ -77,17 +79,27 @@ class Executor(BaseExampleGenExecutor):
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, exec_properties[specs.OUTPUT_DATA_FORMAT_KEY])
 
-        cohort = find_cases(Path(exec_properties[specs.INPUT_BASE_KEY]), settings["data"])
+        # The driver has named the newest span: one that arrived since must not go under its name. Where no driver
+        # runs (Kubeflow's open backend), the newest now is taken.
+        newest = exec_properties.get(utils.SPAN_PROPERTY_NAME)
+        cohort = find_cases(Path(exec_properties[specs.INPUT_BASE_KEY]), settings["data"], newest=newest)
+        examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, cohort.span)
         listing = os.path.join(examples.uri, FILE_NAME)  # noqa: PTH118 - a URI, perhaps of a bucket
         for name in SPLITS:
             fileio.makedirs(artifact_utils.get_split_uri([examples], name))
         shards = list(_shards(deal(cohort.cases, settings["splits"]), examples))
         with self._make_beam_pipeline() as pipeline:
             _ = pipeline | "Shards" >> beam.Create(shards) | "Write" >> beam.ParDo(_WriteShard(settings))
-        summary = summarise_cases(*_outcomes(shards, cohort.quarantined))
+        outcomes = [*cohort.quarantined, *_compare(_collect(shards), settings["data"]["checks"])]
+        summary = summarise_cases(
+            [item for item in outcomes if isinstance(item, CaseRecord)],
+            [item for item in outcomes if isinstance(item, Quarantined)],
+            spans=cohort.spans,
+            superseded=cohort.superseded,
+        )
         with fileio.open(listing, "w") as file:
             file.write(json.dumps(summary, indent=1))
-        _check(summary, settings["data"]["max_quarantined"])
+        _check(summary)
 
 
 def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
@@ -95,7 +107,8 @@ def _shards(dealt: dict[str, list[Case]], examples: Any) -> Iterator[Shard]:
         total = -(-len(cases) // CASES_PER_SHARD)
         for number in range(total):
             name = f"examples-{number:05d}-of-{total:05d}.gz"
-            yield Shard(examples.uri, split, name, cases[number * CASES_PER_SHARD : (number + 1) * CASES_PER_SHARD])
+            part = cases[number * CASES_PER_SHARD : (number + 1) * CASES_PER_SHARD]
+            yield Shard(examples.uri, split, name, tuple(part))
 
 
 class _WriteShard(beam.DoFn):
@@ -122,51 +135,97 @@ class _WriteShard(beam.DoFn):
         members, outcomes = [], []
         for member, outcome in self._pool.map(lambda case: self._convert(case, shard.split), shard.cases):
             members.append(member)
-            outcomes.append({"kind": type(outcome).__name__, "value": asdict(outcome)})
+            outcomes.append({"kind": type(outcome).__name__, "value": asdict(outcome), "size": len(member)})
         if any(members):
-            with fileio.open(shard.part, "wb") as file:
-                file.write(b"".join(members))
-            fileio.rename(shard.part, shard.target, overwrite=True)
+            _write(shard, b"".join(members))
         with fileio.open(shard.outcomes, "w") as file:
             file.write(json.dumps(outcomes))
         return ()
 
     def _convert(self, case: Case, split: str) -> tuple[bytes, CaseRecord | Quarantined]:
         try:
-            scan, mask = read_case(case, self._settings["data"], self._settings["grid"])
+            ingested = read_case(case, self._settings["data"], self._settings["grid"])
         except ScanError as error:
-            return b"", Quarantined(case.case_id, error.code, str(error))
-        examples, record = slice_examples(case, split, scan, mask, self._settings["grid"]["context_slices"])
+            return b"", Quarantined(case.case_id, error.code, str(error), str(case.image))
+        examples, record = slice_examples(case, split, ingested, self._settings["grid"]["context_slices"])
         with RecordBuffer() as buffer:
             for example in examples:
                 buffer.add(example)
         return buffer.data, record
 
 
-def _outcomes(shards: list[Shard], incomplete: list[Quarantined]) -> tuple[list[CaseRecord], list[Quarantined]]:
-    """Cases ingested and cases left out, as the workers told; their files are removed."""
-    records, quarantined = [], list(incomplete)
+class _Written(NamedTuple):
+    """A case as its worker left it, and the bytes that its examples take in the shard."""
+
+    shard: Shard
+    case: Case
+    outcome: CaseRecord | Quarantined
+    size: int
+
+
+def _collect(shards: list[Shard]) -> list[_Written]:
+    """What became of each case, as the workers told; their files are removed."""
+    written = []
     for shard in shards:
         with fileio.open(shard.outcomes, "r") as file:
-            for outcome in json.load(file):
-                if outcome["kind"] == CaseRecord.__name__:
-                    records.append(CaseRecord(**outcome["value"]))
-                else:
-                    quarantined.append(Quarantined(**outcome["value"]))
+            told = json.load(file)
+        for case, item in zip(shard.cases, told, strict=True):
+            kind = CaseRecord if item["kind"] == CaseRecord.__name__ else Quarantined
+            written.append(_Written(shard, case, kind(**item["value"]), item["size"]))
         fileio.remove(shard.outcomes)
-    return records, quarantined
+    return written
 
 
-def _check(summary: dict[str, Any], max_quarantined: float) -> None:
-    """Raises a UsageError when too little is left to train on."""
-    bad, good = summary["quarantined"], summary["cases"]
+def _compare(written: list[_Written], policy: Mapping[str, str]) -> list[CaseRecord | Quarantined]:
+    """Applies the checks between cases; the examples of a case that they refuse are taken out of its shard."""
+    records = [item.outcome for item in written if isinstance(item.outcome, CaseRecord)]
+    members = [Member(record.case_id, record.patient_id, record.split, record.image_digest) for record in records]
+    between = cohort_findings(members, policy)
+    outcomes: list[CaseRecord | Quarantined] = []
+    dropped: dict[Shard, set[str]] = {}
+    for shard, case, outcome, _ in written:
+        findings = between.get(case.case_id, ())
+        error = next((finding for finding in findings if finding.severity == "error"), None)
+        if isinstance(outcome, CaseRecord) and error is not None:
+            outcomes.append(Quarantined(case.case_id, error.code, error.message, str(case.image)))
+            dropped.setdefault(shard, set()).add(case.case_id)
+        elif isinstance(outcome, CaseRecord):
+            outcomes.append(replace(outcome, findings=[*outcome.findings, *map(asdict, findings)]))
+        else:
+            outcomes.append(outcome)
+    for shard, cases in dropped.items():
+        _drop(shard, [item for item in written if item.shard == shard], cases)
+    return outcomes
+
+
+def _drop(shard: Shard, members: list[_Written], cases: Container[str]) -> None:
+    """Takes the gzip members of some cases out of a shard; nothing is packed again."""
+    with fileio.open(shard.target, "rb") as file:
+        data = file.read()
+    kept, start = [], 0
+    for member in members:
+        end = start + member.size
+        if member.case.case_id not in cases:
+            kept.append(data[start:end])
+        start = end
+    if any(kept):
+        _write(shard, b"".join(kept))
+    else:
+        fileio.remove(shard.target)
+
+
+def _write(shard: Shard, data: bytes) -> None:
+    """Writes a shard that appears whole or not at all."""
+    with fileio.open(shard.part, "wb") as file:
+        file.write(data)
+    fileio.rename(shard.part, shard.target, overwrite=True)
+
+
+def _check(summary: dict[str, Any]) -> None:
+    """Raises a UsageError when the later stages cannot even look at what is left."""
+    bad = summary["quarantined"]
     listed = "\n".join(f"  {item['case_id']}: {item['code']}: {item['reason']}" for item in bad[:10])
     more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-    if len(bad) > max_quarantined * (len(bad) + len(good)):
-        raise UsageError(
-            f"{len(bad)} of {len(bad) + len(good)} scans are unusable, allowed is a share of {max_quarantined} "
-            f"(data.max_quarantined):\n{listed}{more}"
-        )
     try:
         refuse_empty({name: counts["patients"] for name, counts in summary["splits"].items()})
     except UsageError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.imaging.errors import UsageError
+from components.nifti_example_gen.spans import EXPRESSIONS, placeholders, span_name, span_of, without_spans
 from schema.features import SPLITS
 
 MANIFEST_COLUMNS = ("case_id", "patient_id", "image", "mask", "split")
@@ -27,6 +29,7 @@ class Case:
         image: The scan's file.
         mask: The mask's file.
         split: Split that a manifest fixes; empty for the hash buckets.
+        span: The span it came with; 0 where the layout has none.
     """
 
     case_id: str
@@ -34,56 +37,132 @@ class Case:
     image: Path
     mask: Path
     split: str = ""
+    span: int = 0
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A scan that is not used, and why."""
+    """A scan that is not used, and why.
+
+    Attributes:
+        case_id: The case.
+        code: Short stable name of the reason.
+        reason: File, value found, value wanted, remedy.
+        image: The scan's file; empty where there is none.
+    """
 
     case_id: str
     code: str
     reason: str
+    image: str = ""
+
+
+@dataclass(frozen=True, order=True)
+class Superseded:
+    """A scan of an older span whose case id came again with a newer one, which is used in its place."""
+
+    case_id: str
+    span: int
+    by: int
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What a data folder holds.
+    """What a data folder holds, in the spans that are used.
 
     Attributes:
         cases: Complete cases, sorted by case id.
         quarantined: Incomplete ones.
+        spans: The spans looked at, newest first; (0,) where the layout has none.
+        superseded: Cases that came again with a newer span.
+        files: Every file that was considered, of incomplete cases too, and the manifests.
     """
 
     cases: list[Case]
     quarantined: list[Quarantined] = field(default_factory=list)
+    spans: tuple[int, ...] = (0,)
+    superseded: list[Superseded] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def span(self) -> int:
+        """The newest span."""
+        return self.spans[0]
 
 
-def find_cases(root: Path, data: Mapping[str, Any], *, refuse_leaks: bool = True) -> Cohort:
-    """Lists the cases of a data folder.
+@dataclass(frozen=True)
+class _File:
+    """A file that matches a pattern."""
+
+    case: str
+    patient: str | None
+    span: int
+    path: Path
+
+
+def find_cases(root: Path, data: Mapping[str, Any], *, newest: int | None = None) -> Cohort:
+    """Lists the cases of a data folder: of its newest span, or of the last `data.spans` of them.
+
+    A case id that is complete in several of these spans is taken from the newest.
 
     Args:
         root: The data folder.
         data: The configuration's section `data`.
-        refuse_leaks: Raise where a manifest puts one patient into two splits; the checks of cohorts take it from there
-            otherwise.
+        newest: Look at no span above this one.
 
     Raises:
         UsageError: There is no such folder, nothing in it matches, or the manifest is unusable.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such data folder; give one with --data")
-    cohort = _from_manifest(root, data, refuse_leaks) if data["manifest"] else _from_patterns(root, data)
-    if not cohort.cases:
+    by_span = _manifests(root, data) if data["manifest"] else _pairs(root, data)
+    found = sorted((span for span in by_span if newest is None or span <= newest), reverse=True)
+    spans = tuple(found[: data.get("spans") or 1]) or (0,)
+    cohorts = [by_span[span]() for span in spans if span in by_span]
+    cases: dict[str, Case] = {}
+    superseded = []
+    for case in (case for cohort in cohorts for case in cohort.cases):
+        used = cases.setdefault(case.case_id, case)
+        if used is not case:
+            superseded.append(Superseded(case.case_id, case.span, used.span))
+    quarantined = [item for cohort in cohorts for item in cohort.quarantined]
+    if not cases:
+        pattern = data["manifest"] or data["image"]
         wanted = data["manifest"] or f"{data['image']} with {data['mask']}"
-        raise UsageError(f"{root}: no complete case found for {wanted}; {_seen(root, cohort)}")
-    return Cohort(sorted(cohort.cases), sorted(cohort.quarantined, key=lambda item: item.case_id))
+        newest_one = f" in the newest span {span_name(spans[0], pattern)}" if placeholders(pattern) and by_span else ""
+        raise UsageError(f"{root}: no complete case found{newest_one} for {wanted}; {_seen(root, quarantined)}")
+    return Cohort(
+        sorted(cases.values()),
+        sorted(quarantined, key=lambda item: item.case_id),
+        spans,
+        sorted(superseded),
+        sorted(path for cohort in cohorts for path in cohort.files),
+    )
 
 
-def _seen(root: Path, cohort: Cohort) -> str:
+def fingerprint(cohort: Cohort, root: Path) -> str:
+    """Hash of which files there are, their sizes and their times of change; no file is read.
+
+    Args:
+        cohort: What `find_cases` found.
+        root: The data folder; moving it as a whole changes nothing.
+    """
+    digest = hashlib.sha256()
+    for path in cohort.files:
+        try:
+            state = path.stat()
+            text = f"{state.st_size},{state.st_mtime_ns}"
+        except FileNotFoundError:
+            text = "gone"
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        digest.update(f"{name.as_posix()}\0{text}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _seen(root: Path, quarantined: Sequence[Quarantined]) -> str:
     """What lies in the folder instead, as a hint."""
-    if cohort.quarantined:
-        first = cohort.quarantined[0]
-        return f"{len(cohort.quarantined)} incomplete, the first: {first.reason}"
+    if quarantined:
+        return f"{len(quarantined)} incomplete, the first: {quarantined[0].reason}"
     found = next((path for path in root.rglob("*") if path.name.endswith(_NIFTI)), None)
     if found is None:
         return "the folder holds no .nii or .nii.gz file"
@@ -91,61 +170,110 @@ def _seen(root: Path, cohort: Cohort) -> str:
 
 
 def pattern_to_glob(pattern: str) -> str:
-    """A layout pattern as a glob, for example `images/*.nii.gz`."""
-    return pattern.replace("{case}", "*").replace("{patient}", "*")
+    """A layout pattern as a glob over all spans, for example `images/*.nii.gz`."""
+    return without_spans(pattern).replace("{case}", "*").replace("{patient}", "*")
+
+
+_NAMES = {"{case}": r"(?P<case>[^/]+?)", "{patient}": r"(?P<patient>[^/]+?)", "*": "[^/]*", **EXPRESSIONS}
 
 
 def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"(\{case\}|\{patient\}|\*)", pattern)
-    names = {"{case}": r"(?P<case>[^/]+?)", "{patient}": r"(?P<patient>[^/]+?)", "*": "[^/]*"}
-    return re.compile("^" + "".join(names.get(part, re.escape(part)) for part in parts) + "$")
+    parts = re.split("(" + "|".join(map(re.escape, _NAMES)) + ")", pattern)
+    return re.compile("^" + "".join(_NAMES.get(part, re.escape(part)) for part in parts) + "$")
 
 
-def _match(root: Path, pattern: str, others: frozenset[Path] = frozenset()) -> dict[str, tuple[str | None, Path]]:
-    """Patient (where the pattern names one) and file by case id, without the files that are `others`."""
+def _match(root: Path, pattern: str) -> list[_File]:
+    """The files that match a pattern, in the order of their paths."""
     expression = _pattern_to_regex(pattern)
-    found: dict[str, tuple[str | None, Path]] = {}
+    found = []
     for path in sorted(root.glob(pattern_to_glob(pattern))):
         match = expression.match(path.relative_to(root).as_posix())
-        if match and path not in others and path.is_file() and not path.name.startswith("."):
-            case = match["case"]
-            if case in found:
-                raise UsageError(
-                    f"{path}: case id {case} is also that of {found[case][1]}; refine the pattern {pattern}"
-                )
-            found[case] = (match.groupdict().get("patient"), path)
+        if match and path.is_file() and not path.name.startswith("."):
+            groups = match.groupdict()
+            found.append(_File(groups.get("case", ""), groups.get("patient"), span_of(groups, str(path)), path))
     return found
 
 
-def _from_patterns(root: Path, data: Mapping[str, Any]) -> Cohort:
+def _by_case(files: Iterable[_File], pattern: str) -> dict[str, _File]:
+    """The files of one span by case id."""
+    found: dict[str, _File] = {}
+    for file in files:
+        earlier = found.setdefault(file.case, file)
+        if earlier is not file:
+            raise UsageError(
+                f"{file.path}: case id {file.case} is also that of {earlier.path}; refine the pattern {pattern}"
+            )
+    return found
+
+
+def _pairs(root: Path, data: Mapping[str, Any]) -> dict[int, Callable[[], Cohort]]:
+    """By span, what pairs its scans with their masks."""
     # A loose pattern such as {case}.nii.gz also matches {case}_mask.nii.gz: the one with more letters of its own wins.
     strict, loose = sorted(("mask", "image"), key=lambda key: -len(pattern_to_glob(data[key]).replace("*", "")))
     matched = {strict: _match(root, data[strict])}
-    matched[loose] = _match(root, data[loose], frozenset(path for _, path in matched[strict].values()))
-    images, masks = matched["image"], matched["mask"]
+    others = {file.path for file in matched[strict]}
+    matched[loose] = [file for file in _match(root, data[loose]) if file.path not in others]
+    spans = {file.span for files in matched.values() for file in files}
+
+    def cohort_of(span: int) -> Callable[[], Cohort]:
+        images, masks = ([file for file in matched[key] if file.span == span] for key in ("image", "mask"))
+        return lambda: _pair(root, data, images, masks)
+
+    return {span: cohort_of(span) for span in spans}
+
+
+def _pair(root: Path, data: Mapping[str, Any], image_files: list[_File], mask_files: list[_File]) -> Cohort:
+    images, masks = _by_case(image_files, data["image"]), _by_case(mask_files, data["mask"])
     expression = re.compile(data["patient"]) if data["patient"] else None
     cases, quarantined = [], []
-    for case, (patient, image) in images.items():
+    for case, image in images.items():
+        patient = image.patient
         if case not in masks:
-            expected = root / data["mask"].replace("{case}", case).replace("{patient}", patient or "*")
-            reason = f"{image}: has no mask, wanted {expected}; add it or remove the scan"
-            quarantined.append(Quarantined(case, "missing-mask", reason))
+            expected = _wanted_mask(root, data, image)
+            reason = f"{image.path}: has no mask, wanted {expected}; add it or remove the scan"
+            quarantined.append(Quarantined(case, "missing-mask", reason, str(image.path)))
             continue
         if expression is not None:
             match = expression.search(case)
             if match is None:
                 raise UsageError(f"data.patient: {data['patient']!r} does not match the case id {case}")
             patient = match[1]
-        cases.append(Case(case, patient or case, image, masks[case][1]))
-    for case, (_, mask) in masks.items():
+        cases.append(Case(case, patient or case, image.path, masks[case].path, span=image.span))
+    for case, mask in masks.items():
         if case not in images:
-            reason = f"{mask}: is the mask of no scan, wanted one matching {data['image']}; add it or remove the mask"
+            wanted = f"wanted one matching {data['image']}; add it or remove the mask"
+            reason = f"{mask.path}: is the mask of no scan, {wanted}"
             quarantined.append(Quarantined(case, "missing-image", reason))
-    return Cohort(cases, quarantined)
+    return Cohort(cases, quarantined, files=[file.path for file in (*image_files, *mask_files)])
 
 
-def _from_manifest(root: Path, data: Mapping[str, Any], refuse_leaks: bool) -> Cohort:
-    path = root / data["manifest"]
+def _wanted_mask(root: Path, data: Mapping[str, Any], image: _File) -> Path:
+    """Where the mask of a scan should lie; a part that is not known is a star."""
+    match = _pattern_to_regex(data["image"]).match(image.path.relative_to(root).as_posix())
+    groups = match.groupdict() if match else {}
+    name = data["mask"].replace("{case}", image.case).replace("{patient}", image.patient or "*")
+    for placeholder in EXPRESSIONS:
+        name = name.replace(placeholder, groups.get(placeholder.strip("{}")) or "*")
+    return root / name
+
+
+def _manifests(root: Path, data: Mapping[str, Any]) -> dict[int, Callable[[], Cohort]]:
+    """By span, what reads its manifest."""
+    if not placeholders(data["manifest"]):
+        return {0: lambda: _read_manifest(root, root / data["manifest"], 0)}
+    found: dict[int, Path] = {}
+    for file in _match(root, data["manifest"]):
+        earlier = found.setdefault(file.span, file.path)
+        if earlier != file.path:
+            raise UsageError(f"{file.path}: is of the same span as {earlier}; remove one of them")
+
+    def reader(span: int, path: Path) -> Callable[[], Cohort]:
+        return lambda: _read_manifest(root, path, span)
+
+    return {span: reader(span, path) for span, path in found.items()}
+
+
+def _read_manifest(root: Path, path: Path, span: int) -> Cohort:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -158,8 +286,7 @@ def _from_manifest(root: Path, data: Mapping[str, Any], refuse_leaks: bool) -> C
     missing = [name for name in MANIFEST_COLUMNS if name not in columns and name not in ("patient_id", "split")]
     if missing:
         raise UsageError(f"{path}: lacks the columns {', '.join(missing)}; wanted {', '.join(MANIFEST_COLUMNS)}")
-    cases, quarantined = [], []
-    splits: dict[str, str] = {}
+    cases, quarantined, listed = [], [], [path]
     for number, row in rows:
         case = (row["case_id"] or "").strip()
         if not case or "/" in case:
@@ -167,20 +294,17 @@ def _from_manifest(root: Path, data: Mapping[str, Any], refuse_leaks: bool) -> C
         patient, split = (row.get("patient_id") or "").strip() or case, (row.get("split") or "").strip()
         if split and split not in SPLITS:
             raise UsageError(f"{path}: line {number}: split {split!r}, wanted {', '.join(SPLITS)} or nothing")
-        if splits.setdefault(patient, split) != split and refuse_leaks:
-            raise UsageError(
-                f"{path}: line {number}: patient {patient} is in {splits[patient] or 'no split'} and in "
-                f"{split or 'no split'}; a patient must stay in one split"
-            )
         files = {key: root / (row[key] or "").strip() for key in ("image", "mask")}
+        listed += [file for key, file in files.items() if (row[key] or "").strip()]
         absent = [f"{key} {file}" for key, file in files.items() if not (row[key] or "").strip() or not file.is_file()]
         if absent:
             reason = f"{path}: line {number}: no such file: {', '.join(absent)}; mend the line or add the file"
             code = "missing-mask" if absent[0].startswith("mask ") else "missing-image"
-            quarantined.append(Quarantined(case, code, reason))
+            image = "" if code == "missing-image" else str(files["image"])
+            quarantined.append(Quarantined(case, code, reason, image))
         else:
-            cases.append(Case(case, patient, files["image"], files["mask"], split))
+            cases.append(Case(case, patient, files["image"], files["mask"], split, span))
     repeated = [case for case, count in Counter(row["case_id"].strip() for _, row in rows).items() if count > 1]
     if repeated:
         raise UsageError(f"{path}: case_id {repeated[0]} stands on several lines; each case needs its own id")
-    return Cohort(cases, quarantined)
+    return Cohort(cases, quarantined, files=listed)

@@ -97,3 +97,10 @@ def test_every_part_that_the_pipeline_hashes_exists() -> None:
     assert len(calls) >= 7  # one a stage that caches
     for call in calls:
         assert version(*re.findall(r"\"([a-z_]+)\"", call))
+
+
+def test_all_parts_are_every_package_and_can_be_hashed() -> None:
+    found = module.all_parts()
+    assert {"schema", "serving", "pipeline", "imaging", "data_validator", "pusher", "trainer"} <= set(found)
+    assert len(set(found)) == len(found)
+    assert re.fullmatch("[0-9a-f]{16}", version(*found))

@@ -70,7 +70,12 @@ def refusal(source: Path | str, *settings: str) -> str:
         ("data.image='{case}/{case}.nii.gz'", ["data.image:", "{case} once"]),
         ("data.mask=/abs/{case}.nii.gz", ["data.mask:", "relative to the data folder"]),
         ("data.mask=../{case}.nii.gz", ["data.mask:", "stay inside it"]),
-        ("data.mask='{case}/{series}.nii.gz'", ["data.mask:", "no placeholder but {case} and {patient}"]),
+        ("data.mask='{case}/{series}.nii.gz'", ["data.mask:", "no placeholder but {case}, {patient}, {SPAN}"]),
+        ("data.image='s{SPAN}/{case}.nii'", ["data:", "image and mask must tell spans alike"]),
+        ("data.image='{SPAN}/{SPAN}/{case}.nii'", ["data.image:", "{SPAN} only once"]),
+        ("data.mask='{YYYY}-{MM}/{case}.nii'", ["data.mask:", "all of {YYYY}, {MM}, {DD}"]),
+        ("data.spans=2", ["data:", "spans: found 2", "span-{SPAN}/images/{case}.nii.gz"]),
+        ("data.spans=0", ["data.spans:", "0", "greater than or equal to 1"]),
         ("data.patient='([0-9]+'", ["data.patient:", "'([0-9]+'", "regular expression"]),
         ("data.patient='[0-9]+'", ["data.patient:", "group that holds the patient id"]),
         # impossible combinations
@@ -254,6 +259,7 @@ CHANGES = {
     "training": "training.seed=1",
     "postprocess": "postprocess.threshold=0.4",
     "gate": "gate.min_mean_dice=0.6",
+    "validation": "validation.skew=hold",
     "beam": "beam.args=[--a]",
     "output": "output.model_name=other",
 }

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,12 +50,14 @@ def data(tmp_path: Path) -> Path:
     return cohort(tmp_path / "data", {split: Sample(split, BLOOD, BLOOD) for split in ("train", "val", "test")})
 
 
-def run(data: Path, output: Path, *, verbose: bool = False) -> Outcome:
+def run(
+    data: Path, output: Path, *, verbose: bool = False, force: bool = False, config: Config = CONFIG
+) -> Outcome:
     """Runs the pipeline while Python writes to descriptors 1 and 2, as it does outside of pytest."""
     with open(1, "w", closefd=False) as out, open(2, "w", closefd=False) as err, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        return run_pipeline(CONFIG, data, output, verbose=verbose)
+        return run_pipeline(config, data, output, verbose=verbose, force=force)
 
 
 @pytest.fixture
@@ -67,16 +70,22 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
 
         def evaluate() -> Any:
             evaluation = folders.artifacts / "evaluation"
-            evaluation.mkdir(parents=True)
+            evaluation.mkdir(parents=True, exist_ok=True)
             verdict = {"blessed": True, "failures": [], "overall": OVERALL, "by_case": {}}
             (evaluation / "verdict.json").write_text(json.dumps(verdict))
             return False, {"evaluation": evaluation}
+
+        def validate() -> Any:
+            report = folders.artifacts / "report"
+            report.mkdir(parents=True, exist_ok=True)
+            (report / "findings.json").write_text("[]")
+            return False, {"report": report}
 
         def push() -> Any:
             unloadable(serving / "1700000000")
             return False, {}
 
-        defaults = {"Trainer": lambda: (True, {}), "Evaluator": evaluate, "Pusher": push}
+        defaults = {"DataValidator": validate, "Trainer": lambda: (True, {}), "Evaluator": evaluate, "Pusher": push}
         return iter({**defaults, **made}.items())
 
     monkeypatch.setattr(local_runner, "_prepare", prepare)
@@ -112,6 +121,7 @@ def test_one_line_a_stage_and_the_rest_in_the_log(
     assert lines[0] == "tiny: 3 scans (train 1, val 1, test 1), 0 incomplete"
     patterns = [
         r"  start +\d+\.\d s",
+        r"  DataValidator +\d+\.\d s  nothing found against the data",
         r"  Trainer +\d+\.\d s \(unchanged\)",
         r"  Evaluator +\d+\.\d s  test Dice 0\.750 ± 0\.100",
         r"  Pusher +\d+\.\d s",
@@ -135,9 +145,11 @@ def test_the_summary_of_a_pushed_model(
     assert (found["exit_code"], found["error"], found["model"]) == (0, None, str(model))
     assert found["verdict"]["overall"] == OVERALL
     assert Config.model_validate(found["config"]) == CONFIG
-    assert [stage["name"] for stage in found["stages"]] == ["start", "Trainer", "Evaluator", "Pusher"]
+    assert [stage["name"] for stage in found["stages"]] == [
+        "start", "DataValidator", "Trainer", "Evaluator", "Pusher"
+    ]  # fmt: skip
     assert {stage["state"] for stage in found["stages"]} == {"done"}
-    assert [stage.get("cached") for stage in found["stages"]] == [None, True, False, False]
+    assert [stage.get("cached") for stage in found["stages"]] == [None, False, True, False, False]
     assert all(stage["seconds"] >= 0 and stage["peak_mib"] > 10 for stage in found["stages"])
 
 
@@ -151,6 +163,133 @@ def test_a_refused_model_ends_with_three(tmp_path: Path, data: Path, stages: dic
     outcome = run(data, tmp_path / "out")
     assert (outcome.exit_code, outcome.model) == (3, None)
     assert summary(tmp_path / "out")["exit_code"] == 3
+
+
+HOLD = {
+    "split": "train", "feature": "brain_hu_mean", "kind": "drift", "severity": "hold", "rule": "drift against x",
+    "description": "differs from x: Jensen-Shannon divergence 0.900, allowed is 0.200", "value": 0.9, "bound": 0.2,
+}  # fmt: skip
+
+
+def finding(stages: dict[str, Callable[[], Any]], folder: Path, *findings: dict[str, Any]) -> None:
+    """Makes the validator find something, and the pusher mind it."""
+
+    def validate() -> Any:
+        folder.mkdir(exist_ok=True)
+        (folder / "findings.json").write_text(json.dumps(findings))
+        return False, {"report": folder}
+
+    stages["DataValidator"] = validate
+    stages["Pusher"] = lambda: (False, {})
+
+
+def test_a_finding_that_holds_ends_with_three_although_the_gate_is_content(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    finding(stages, tmp_path / "report", HOLD, {**HOLD, "severity": "note"})
+    outcome = run(data, tmp_path / "out")
+    assert (outcome.exit_code, outcome.model, outcome.held) == (3, None, [HOLD])
+    assert "  findings: 1 hold, 1 note" in capfd.readouterr().out
+    found = summary(tmp_path / "out")
+    assert (found["exit_code"], found["findings"]) == (3, [HOLD, {**HOLD, "severity": "note"}])
+
+
+def test_notes_do_not_hold(tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]) -> None:
+    finding(stages, tmp_path / "report", {**HOLD, "severity": "note"})
+    assert run(data, tmp_path / "out").exit_code == 0
+
+
+# --- nothing new
+
+
+def untouched(*_: Any) -> Any:
+    raise AssertionError("stages were prepared although nothing changed")
+
+
+def test_without_new_data_nothing_is_started(
+    tmp_path: Path,
+    data: Path,
+    stages: dict[str, Callable[[], Any]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = run(data, tmp_path / "out")
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(local_runner, "_prepare", untouched)
+        again = run(data, tmp_path / "out")
+        assert (again.exit_code, again.model, again.verdict) == (0, first.model, first.verdict)
+        assert again.unchanged is not None and again.stages == []
+        assert "no new data" in capfd.readouterr().out
+        assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
+        with pytest.raises(IchError, match="although nothing changed"):
+            run(data, tmp_path / "out", force=True)
+    # Beam's arguments change no result.
+    assert run(data, tmp_path / "out", config=changed(beam={"args": ["--x=1"]})).unchanged is not None
+
+
+def changed(**sections: Any) -> Config:
+    """The configuration with other sections."""
+    return Config.model_validate({**CONFIG.model_dump(exclude_unset=True), **sections})
+
+
+def test_a_repeated_refusal_ends_with_zero_and_says_what_it_was(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    finding(stages, tmp_path / "report", HOLD)
+    assert run(data, tmp_path / "out").exit_code == 3
+    again = run(data, tmp_path / "out")
+    assert again.exit_code == 0 and again.unchanged is not None
+    assert "was held by findings against the data" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["touch", "add", "gate", "validation", "model gone", "newer model", "no summary"])
+def test_whatever_could_change_the_outcome_starts_a_run(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], change: str
+) -> None:
+    output, config = tmp_path / "out", CONFIG
+    run(data, output)
+    serving = output / "serving" / "ich"
+    if change == "touch":
+        os.utime(data / "val.nii.gz", (1, 1))
+    elif change == "add":
+        Sample("new", BLOOD, BLOOD).save(data / "new.nii.gz", data / "new_mask.nii.gz")
+        with (data / "manifest.csv").open("a") as file:
+            file.write("new,new,new.nii.gz,new_mask.nii.gz,train\n")
+    elif change == "gate":
+        config = changed(gate={"min_mean_dice": 0.6})
+    elif change == "validation":
+        config = changed(validation={"drift": "note"})
+    elif change == "model gone":
+        shutil.rmtree(serving / "1700000000")
+    elif change == "newer model":
+        unloadable(serving / "1700000001")
+    else:
+        shutil.rmtree(output / "runs")
+    stages["Pusher"] = lambda: (False, {})
+    assert run(data, output, config=config).unchanged is None
+
+
+def test_a_failed_run_is_not_taken_for_done(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]
+) -> None:
+    def fail() -> Any:
+        raise DataError("bad")
+
+    stages["DataValidator"] = fail
+    for _ in range(2):
+        with pytest.raises(DataError):
+            run(data, tmp_path / "out")
+
+
+def test_an_unreadable_record_starts_a_run(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]
+) -> None:
+    run(data, tmp_path / "out")
+    stages["Pusher"] = lambda: (False, {})
+    for text in ("", "[]", '{"key": 1}'):
+        (tmp_path / "out" / "last_run.json").write_text(text)
+        assert run(data, tmp_path / "out").unchanged is None
 
 
 @pytest.mark.parametrize(
@@ -176,7 +315,7 @@ def test_an_expected_failure_keeps_its_message_and_stops(
     found = summary(tmp_path / "out")
     assert (found["exit_code"], found["error"]) == (code, str(error))
     assert [(stage["name"], stage["state"]) for stage in found["stages"]] == [
-        ("start", "done"), ("Trainer", "done"), ("Evaluator", "failed")
+        ("start", "done"), ("DataValidator", "done"), ("Trainer", "done"), ("Evaluator", "failed")
     ]  # fmt: skip
     assert (found["verdict"], found["model"]) == (None, None)
 
@@ -269,23 +408,32 @@ def test_verbose_shows_everything(
 
 
 def test_the_real_stages_up_to_a_gate_that_stops(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """TFX from ingestion to the data gate; the second run takes up what the first one finished."""
+    """TFX from ingestion to the data validator; the second run takes up what the first one finished."""
     thick = Sample("thick", BLOOD, BLOOD, spacing_mm=(25.0, 3.0, 3.0))
     data = cohort(
         tmp_path / "data", {"train": thick, "val": Sample("v", BLOOD, BLOOD), "test": Sample("t", BLOOD, BLOOD)}
     )
     output = tmp_path / "out"
+    # What the checks of a scan would quarantine they are told to let through, so that the schema has it to judge.
+    lenient = {"spacing": "warning", "duplicate-across-splits": "warning"}
+    config = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"checks": lenient})})
     for attempt in (1, 2):
         with pytest.raises(DataError) as caught:
-            run(data, output)
+            run(data, output, config=config)
         assert "train: slice_spacing_mm: " in str(caught.value)
         assert "nothing was trained" in str(caught.value)
         lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
         assert "3 scans, 15 slices" in lines["NiftiExampleGen"]
+        assert lines["DataValidator"].endswith("findings: 1 stop")
         assert lines["DataGate"].endswith("failed")
+        # The report is there although the run stops, and says why.
+        page = Path(lines["DataReporter"].rpartition("stopped: ")[2])
+        assert page.parent.parent == output.resolve() / "reports"
+        assert "slice_spacing_mm" in page.read_text() and "Nothing was trained, for 1 reason." in page.read_text()
+        assert json.loads(page.with_suffix(".json").read_text())["verdict"]["status"] == "stopped"
         assert "Transform" not in lines
         assert "Trainer" not in lines
-        for name in ("NiftiExampleGen", "StatisticsGen", "ExampleValidator"):
+        for name in ("NiftiExampleGen", "StatisticsGen", "CuratedSchema"):
             assert ("(unchanged)" in lines[name]) == (attempt == 2), lines[name]
     for path in (output / "runs").glob("*.json"):
         assert json.loads(path.read_text())["stages"][-1]["name"] == "DataGate"

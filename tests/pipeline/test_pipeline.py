@@ -15,10 +15,13 @@ from pipeline.config import Config, load_config, shipped_configs
 from pipeline.pipeline import Places, create_pipeline
 from schema import features as f
 
-REMOTE = Places(data="gs://b/data", artifacts="gs://b/root", serving="gs://b/serving", work="gs://b/work")
+REMOTE = Places(
+    data="gs://b/data", artifacts="gs://b/root", serving="gs://b/serving", work="gs://b/work",
+    statistics="gs://b/statistics",
+)
 STAGES = [
-    "NiftiExampleGen", "StatisticsGen", "ImportSchemaGen", "ExampleValidator", "DataGate", "Transform", "Trainer",
-    "ServedModel", "Evaluator", "Pusher",
+    "NiftiExampleGen", "StatisticsGen", "CuratedSchema", "DataValidator", "DataReporter", "DataGate", "Transform",
+    "Trainer", "ServedModel", "Evaluator", "Pusher",
 ]  # fmt: skip
 
 
@@ -28,6 +31,7 @@ def local(folder: Path) -> Places:
         data=str(folder / "data"),
         artifacts=str(folder / "artifacts"),
         serving=str(folder / "serving" / "ich"),
+        statistics=str(folder / "statistics"),
         work=str(folder / "work"),
         metadata=folder / "metadata.sqlite",
     )
@@ -55,7 +59,7 @@ def before(stages: dict[str, Any], name: str) -> set[str]:
     return found
 
 
-def test_ten_stages_each_after_what_it_needs(stages: dict[str, Any]) -> None:
+def test_every_stage_runs_after_what_it_needs(stages: dict[str, Any]) -> None:
     assert sorted(stages) == sorted(STAGES)
     done: set[str] = set()
     for name, stage in stages.items():
@@ -67,22 +71,23 @@ def test_ten_stages_each_after_what_it_needs(stages: dict[str, Any]) -> None:
     ("name", "direct"),
     [
         ("StatisticsGen", {"NiftiExampleGen"}),
-        ("ExampleValidator", {"StatisticsGen", "ImportSchemaGen"}),
-        ("DataGate", {"ExampleValidator"}),
-        ("Transform", {"NiftiExampleGen", "ImportSchemaGen", "DataGate"}),
-        ("Trainer", {"NiftiExampleGen", "ImportSchemaGen", "Transform"}),
+        ("DataValidator", {"NiftiExampleGen", "StatisticsGen", "CuratedSchema"}),
+        ("DataReporter", {"NiftiExampleGen", "DataValidator"}),
+        ("DataGate", {"NiftiExampleGen", "StatisticsGen", "DataValidator", "DataReporter"}),
+        ("Transform", {"NiftiExampleGen", "CuratedSchema", "DataGate"}),
+        ("Trainer", {"NiftiExampleGen", "CuratedSchema", "Transform"}),
         ("ServedModel", set()),
-        ("Evaluator", {"NiftiExampleGen", "ImportSchemaGen", "Trainer", "ServedModel"}),
-        ("Pusher", {"Trainer", "Evaluator"}),
+        ("Evaluator", {"NiftiExampleGen", "CuratedSchema", "Trainer", "ServedModel"}),
+        ("Pusher", {"Trainer", "Evaluator", "DataValidator"}),
     ],
 )
 def test_direct_dependencies(stages: dict[str, Any], name: str, direct: set[str]) -> None:
     assert set(stages[name].upstream_nodes) == direct
 
 
-def test_nothing_is_trained_on_data_that_the_gate_has_not_seen(stages: dict[str, Any]) -> None:
+def test_nothing_is_trained_on_data_that_was_not_validated(stages: dict[str, Any]) -> None:
     for name in ("Transform", "Trainer", "Evaluator", "Pusher"):
-        assert "DataGate" in before(stages, name)
+        assert {"DataValidator", "DataReporter", "DataGate"} <= before(stages, name)
 
 
 def test_no_resolver_node(stages: dict[str, Any], tmp_path: Path) -> None:
@@ -112,6 +117,7 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     ("setting", "wanted"),
     [
         ("gate.min_mean_dice=0.9", {"Evaluator"}),
+        ("validation.drift=note", {"DataValidator"}),
         ("training.epochs=99", {"Trainer"}),
         ("network.base_filters=12", {"Trainer"}),
         ("postprocess.threshold=0.4", {"Trainer"}),
@@ -119,6 +125,7 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
         ("grid.spacing_mm=1.9", {"NiftiExampleGen", "Transform", "Trainer", "ServedModel"}),
         ("splits.salt=x", {"NiftiExampleGen", "Trainer"}),
         ("data.min_slices=2", {"NiftiExampleGen"}),
+        ("data.max_quarantined=0.2", {"NiftiExampleGen", "DataValidator"}),
         ("data.root=elsewhere", set()),
         ("output.root=elsewhere", set()),
     ],
@@ -132,22 +139,34 @@ def test_a_setting_reruns_the_stages_that_it_concerns(stages: dict[str, Any], tm
 def test_another_model_in_service_makes_the_gate_look_anew(tmp_path: Path) -> None:
     config, places = load_config("demo"), local(tmp_path)
     one, other = nodes(config, places, serving_state="1"), nodes(config, places, serving_state="1,2")
-    assert changed(one, other) == {"ServedModel"}
+    assert changed(one, other) == {"ServedModel", "DataValidator"}
     assert changed(one, nodes(config, places, serving_state="1")) == set()
+    assert changed(one, nodes(config, places, serving_state="1", statistics_state="a")) == {"DataValidator"}
+
+
+def test_an_edited_schema_is_not_served_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, places = load_config("demo"), local(tmp_path)
+    base = nodes(config, places)
+    edited = tmp_path / "schema.pbtxt"
+    edited.write_text(create_pipeline.__globals__["SCHEMA"].read_text().replace("threshold: 0.1", "threshold: 0.2"))
+    monkeypatch.setitem(create_pipeline.__globals__, "SCHEMA", edited)
+    assert changed(base, nodes(config, places)) == {"CuratedSchema"}
 
 
 def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = nodes(load_config("demo"), local(tmp_path))
     for part, wanted in {
-        "imaging": {"NiftiExampleGen", "Trainer", "Evaluator"},
+        "imaging": {"NiftiExampleGen", "DataReporter", "Trainer", "Evaluator"},
         "nifti_example_gen": {"NiftiExampleGen"},
+        "data_validator": {"DataValidator", "DataGate", "Pusher"},
+        "data_report": {"DataReporter"},
         "data_gate": {"DataGate"},
         "transform": {"Transform", "Trainer"},
         "trainer": {"Trainer"},
         "evaluator": {"Evaluator"},
         "served_model": {"ServedModel"},
         "pusher": {"Pusher"},
-        "schema": {"NiftiExampleGen", "Transform", "Trainer"},
+        "schema": {"NiftiExampleGen", "DataReporter", "Transform", "Trainer"},
     }.items():
         real = create_pipeline.__globals__["code_version"]
         with monkeypatch.context() as patch:
@@ -189,6 +208,7 @@ def test_every_shipped_config_compiles_for_kubeflow(name: str, tmp_path: Path) -
     tasks = spec["root"]["dag"]["tasks"]
     assert sorted(tasks) == sorted(STAGES)
     assert "DataGate" in tasks["Transform"]["dependentTasks"]
+    assert "DataReporter" in tasks["DataGate"]["dependentTasks"]
     executors = spec["deploymentSpec"]["executors"]
     assert not any("resolver" in executor for executor in executors.values())
     assert all(executor["container"]["image"] == "ich:1" for executor in executors.values())

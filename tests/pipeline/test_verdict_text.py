@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.last_run import LastRun
 from pipeline.local_runner import PUSHED, REFUSED, Outcome
 from pipeline.verdict_text import verdict_lines
 
@@ -58,6 +59,41 @@ def test_a_refusal_gives_every_reason_and_the_worst_scans() -> None:
         "outputs:    out",
         "log:        out/logs/1.log",
     ]
+
+
+HOLD = {
+    "split": "train", "feature": "brain_hu_mean", "kind": "drift", "severity": "hold", "rule": "drift against x",
+    "description": "differs from x: Jensen-Shannon divergence 0.900, allowed is 0.200", "value": 0.9, "bound": 0.2,
+}  # fmt: skip
+
+
+def test_what_holds_a_push_is_named_with_value_and_bound() -> None:
+    verdict = {"overall": OVERALL, "failures": [], "by_case": {}, "baseline": {}}
+    note = {**HOLD, "severity": "note", "feature": "orientation"}
+    outcome = Outcome(REFUSED, verdict, MODEL, Path("out/logs/1.log"), findings=[HOLD, note])
+    assert list(verdict_lines(outcome, Path("out"))) == [
+        TEST_LINE,
+        "held by what was found against the data:",
+        "  train, brain_hu_mean: differs from x: Jensen-Shannon divergence 0.900, allowed is 0.200",
+        "  look at the data; if it is as it should be, run again with --set validation.drift=note",
+        "  out/serving/ich/1700000000 stays in service",
+        "outputs:    out",
+        "log:        out/logs/1.log",
+    ]
+
+
+def test_a_gate_and_a_finding_can_both_refuse() -> None:
+    verdict = {"overall": OVERALL, "failures": [failure("patient_dice", 0.2)], "by_case": {}, "baseline": {}}
+    text = list(verdict_lines(Outcome(REFUSED, verdict, MODEL, Path("l"), findings=[HOLD]), Path("out")))
+    assert "refused by the gate:" in text and "held by what was found against the data:" in text
+
+
+def test_nothing_new() -> None:
+    last = LastRun("key", "20260102T030405", 0, "1700000000", False)
+    outcome = Outcome(PUSHED, {}, MODEL, Path("l"), unchanged=last)
+    assert list(verdict_lines(outcome, Path("out"))) == [f"in service: {MODEL}", "outputs:    out"]
+    assert "the run of 2026-01-02 03:04 UTC, which pushed version 1700000000; nothing to do" in last.text()
+    assert "was refused by the gate" in LastRun("key", "20260102T030405", 3, None, False).text()
 
 
 def test_a_refused_first_model_leaves_nothing_in_service() -> None:

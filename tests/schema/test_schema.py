@@ -46,10 +46,27 @@ def test_types_and_shapes(curated: schema_pb2.Schema) -> None:
 
 
 def test_a_request_needs_what_serving_needs(curated: schema_pb2.Schema) -> None:
-    assert list(curated.default_environment) == ["TRAINING", "SERVING"]
+    assert list(curated.default_environment) == ["TRAINING", "SERVING", "STATISTICS"]
     served = [feature.name for feature in curated.feature if "SERVING" not in feature.not_in_environment]
     assert sorted(served) == sorted(f.SERVING_FEATURES)
     assert not any("TRAINING" in feature.not_in_environment for feature in curated.feature)
+
+
+def test_statistics_are_wanted_of_what_they_are_taken_of(curated: schema_pb2.Schema) -> None:
+    wanted = [feature.name for feature in curated.feature if "STATISTICS" not in feature.not_in_environment]
+    assert sorted(wanted) == sorted(f.STATISTICS_FEATURES)
+
+
+def test_comparators(curated: schema_pb2.Schema) -> None:
+    """Categories by shares, numbers by divergence; counts say nothing that spacing and area do not."""
+    compared = {f.ORIENTATION: "infinity_norm", f.SIZE_BIN: "infinity_norm"}
+    compared |= dict.fromkeys(f.FLOAT_FEATURES, "jensen_shannon_divergence")
+    for feature in curated.feature:
+        for comparator in (feature.drift_comparator, feature.skew_comparator):
+            set_fields = [field.name for field, _ in comparator.ListFields()]
+            assert set_fields == ([compared[feature.name]] if feature.name in compared else []), feature.name
+            if set_fields:
+                assert 0 < getattr(comparator, set_fields[0]).threshold < 0.5
 
 
 def test_domains(curated: schema_pb2.Schema) -> None:

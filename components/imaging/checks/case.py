@@ -19,6 +19,7 @@ from components.imaging.checks.sample import thin_out
 from components.imaging.checks.slices import slice_findings
 from components.imaging.errors import ScanError
 from components.imaging.geometry import Orientation
+from components.imaging.head import Head
 from components.imaging.nifti import Volume, read_volume
 
 
@@ -31,12 +32,14 @@ class CaseCheck:
         volume: The scan as stored; None where it could not be read.
         lesion: bool of shape (slices, rows, columns), canonical orientation; None without a usable mask.
         digest: Hash of the scan's content, equal for equal content; empty where it could not be read.
+        head: The scan's head; None where it could not be read.
     """
 
     findings: tuple[Finding, ...]
     volume: Volume | None = None
     lesion: np.ndarray | None = None
     digest: str = ""
+    head: Head | None = None
 
     @property
     def error(self) -> Finding | None:
@@ -54,12 +57,12 @@ def check_case(image: Path, mask: Path | None, data: Mapping[str, Any]) -> CaseC
             `max_memory_gib`, `expect_lesions`, `resample_masks` and the policy `checks` may be.
     """
     findings: list[Finding] = []
-    volume, lesion, digest = None, None, ""
+    volume, lesion, digest, head = None, None, "", None
     try:
         volume = _read(image, data, findings)
         findings += geometry_findings(image, volume)
         sample = thin_out(volume, image)
-        digest = sample.digest()
+        digest, head = sample.digest(), sample.head
         count = sample.shape[0]
         if count < data["min_slices"]:
             wanted = f"wanted at least {data['min_slices']} (data.min_slices)"
@@ -84,7 +87,7 @@ def check_case(image: Path, mask: Path | None, data: Mapping[str, Any]) -> CaseC
         findings.append(Finding.from_error(error))
     except MemoryError:
         findings.append(Finding.of("too-large", f"{image}: does not fit into memory"))
-    return CaseCheck(apply_policy(findings, data.get("checks") or {}), volume, lesion, digest)
+    return CaseCheck(apply_policy(findings, data.get("checks") or {}), volume, lesion, digest, head)
 
 
 def _read(path: Path, data: Mapping[str, Any], findings: list[Finding]) -> Volume:

@@ -10,7 +10,7 @@ import numpy as np
 
 from components.imaging.errors import ScanError
 from components.imaging.geometry import Orientation
-from components.imaging.head import THINNING_MM, TISSUE_HU, Head, _eroded, _largest, find_head
+from components.imaging.head import Head, find_head, thinned, thinning
 from components.imaging.nifti import Volume
 
 MAX_SLICES = 4096
@@ -25,16 +25,19 @@ class Sample:
     Attributes:
         hu: float32 of shape (slices, rows, columns), canonical orientation.
         spacing_mm: Distance of the pixels kept, in the same order.
-        tissue: bool of the same shape: the largest connected piece that is not air.
-        head: What is known of the head, from the scan itself.
+        head: What is known of the head.
         shape: Canonical shape of the whole scan.
     """
 
     hu: np.ndarray
     spacing_mm: tuple[float, float, float]
-    tissue: np.ndarray
     head: Head
     shape: tuple[int, ...]
+
+    @property
+    def tissue(self) -> np.ndarray:
+        """bool of the shape of `hu`: the largest connected piece that is not air."""
+        return self.head.tissue
 
     @property
     def voxel_ml(self) -> float:
@@ -54,7 +57,7 @@ class Sample:
 
 
 def thin_out(volume: Volume, path: Path) -> Sample:
-    """Takes pixels about `THINNING_MM` apart and finds tissue and head.
+    """Takes every few pixels and finds the head.
 
     Args:
         volume: The scan as stored.
@@ -66,7 +69,7 @@ def thin_out(volume: Volume, path: Path) -> Sample:
     orientation = Orientation.of(volume.affine)
     native = orientation.to_canonical(volume.data)
     slices, *plane = orientation.spacing_mm
-    steps = [max(1, round(THINNING_MM / spacing)) for spacing in plane]
+    steps, _ = thinning(native.shape, orientation.spacing_mm)
     kept = len(native) * np.prod([size / step for size, step in zip(native.shape[1:], steps, strict=True)])
     if len(native) > MAX_SLICES or kept > MAX_KEPT:
         raise ScanError(
@@ -74,12 +77,9 @@ def thin_out(volume: Volume, path: Path) -> Sample:
             f"{path}: {native.shape} voxels (slices, rows, columns) of {orientation.spacing_mm} mm are no head; "
             "convert the scan anew",
         )
-    offsets = [(size - 1) % step // 2 for size, step in zip(native.shape[1:], steps, strict=True)]
-    thin = native[:, offsets[0] :: steps[0], offsets[1] :: steps[1]].astype(np.float32, order="C")
     return Sample(
-        hu=thin,
+        hu=thinned(native, orientation.spacing_mm).astype(np.float32),
         spacing_mm=(slices, plane[0] * steps[0], plane[1] * steps[1]),
-        tissue=_largest(_eroded(thin > TISSUE_HU)),
         head=find_head(native, orientation.spacing_mm),
         shape=native.shape,
     )

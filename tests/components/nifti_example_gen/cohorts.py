@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfx.components.example_gen import utils
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import artifact_utils, standard_artifacts
 
@@ -13,7 +14,7 @@ from components.nifti_example_gen.component import NiftiExampleGen
 from components.nifti_example_gen.executor import Executor
 from pipeline.config import BeamConfig, Config
 
-LAYOUT = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz"}
+LAYOUT: dict[str, Any] = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz", "max_quarantined": 0.5}
 SECTIONS = ("data", "grid", "splits", "beam")
 
 
@@ -30,15 +31,28 @@ def component(root: Path, *, code_version: str = "1", **sections: Any) -> NiftiE
     return NiftiExampleGen(input_base=str(root), config=config, code_version=code_version)
 
 
-def execute(root: Path, output: Path, *, beam: BeamConfig | None = None, **sections: Any) -> dict[str, Any]:
-    """Runs the executor on a data folder; the content of `cases.json`."""
+def execute(
+    root: Path, output: Path, *, beam: BeamConfig | None = None, named_span: int | None = None, **sections: Any
+) -> dict[str, Any]:
+    """Runs the executor on a data folder; the content of `cases.json`.
+
+    Args:
+        root: The data folder.
+        output: The artifact's folder.
+        beam: How Beam runs.
+        named_span: The span that the driver has named; None where no driver ran.
+        **sections: Sections of the configuration.
+    """
     examples = standard_artifacts.Examples()
     examples.uri = str(output)
     context = BaseBeamExecutor.Context(
         beam_pipeline_args=(beam or BeamConfig()).pipeline_args(), tmp_dir=str(output.parent), unique_id="1"
     )
-    stage = component(root, **sections)
-    Executor(context).Do({}, {"examples": [examples]}, dict(stage.exec_properties))
+    properties = dict(component(root, **sections).exec_properties)
+    if named_span is not None:
+        properties[utils.SPAN_PROPERTY_NAME] = named_span
+    Executor(context).Do({}, {"examples": [examples]}, properties)
     assert artifact_utils.decode_split_names(examples.split_names) == ["train", "val", "test"]
     summary: dict[str, Any] = json.loads((output / "cases.json").read_text())
+    assert examples.get_int_custom_property(utils.SPAN_PROPERTY_NAME) == summary["span"]
     return summary

@@ -9,10 +9,22 @@ from components.nifti_example_gen.cases import summarise_cases
 from components.nifti_example_gen.examples import CaseRecord
 from components.nifti_example_gen.layout import Quarantined
 
+
+def record(
+    case: str, patient: str, split: str, slices: int, lesion_slices: int, ml: float, size_bin: str, digest: str
+) -> CaseRecord:
+    """A record whose geometry and HU do not matter."""
+    return CaseRecord(
+        case, patient, split, slices, lesion_slices, ml, size_bin, digest,
+        spacing_mm=[5.0, 0.5, 0.5], native_shape=[slices, 512, 512], orientation="LPS",
+        brain_hu_mean=33.0, brain_hu_sd=None, head_hu={"head_hu_p50": 34.0},
+    )  # fmt: skip
+
+
 RECORDS = [
-    CaseRecord("b", "p1", "train", 20, 3, 12.5, "medium", "00ff"),
-    CaseRecord("a", "p1", "train", 30, 0, 0.0, "none", "11ff"),
-    CaseRecord("c", "p2", "test", 10, 1, 0.5, "small", "22ff"),
+    record("b", "p1", "train", 20, 3, 12.5, "medium", "00ff"),
+    record("a", "p1", "train", 30, 0, 0.0, "none", "11ff"),
+    record("c", "p2", "test", 10, 1, 0.5, "small", "22ff"),
 ]
 
 
@@ -29,7 +41,7 @@ def test_counts_by_split() -> None:
     }
     assert [case["case_id"] for case in summary["cases"]] == ["a", "b", "c"]
     assert [item["case_id"] for item in summary["quarantined"]] == ["y", "z"]
-    assert json.loads(json.dumps(summary)) == summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
 def test_the_fingerprint_is_of_content_and_splits_in_no_order() -> None:

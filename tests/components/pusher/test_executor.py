@@ -15,6 +15,7 @@ from tfx.types import standard_artifacts
 
 from components.pusher import executor as module
 from components.pusher.component import Pusher
+from components.types import DataReport
 from serving.versions import read_contract, versions
 from tests.models import unloadable
 
@@ -39,24 +40,31 @@ def candidate(folder: Path, **contract: Any) -> Any:
     return artifact
 
 
-def push(model: Any, base: Path, into: Path, *, blessed: bool = True) -> Any:
+def push(model: Any, base: Path, into: Path, *, blessed: bool = True, findings: str = "[]") -> Any:
     """Runs the executor with the component's own properties; returns the PushedModel artifact."""
     blessing = standard_artifacts.ModelBlessing()
     blessing.uri = f"{into}-blessing"
     Path(blessing.uri).mkdir(parents=True)
     (Path(blessing.uri) / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
     blessing.set_int_custom_property("blessed", int(blessed))
+    report = DataReport()
+    report.uri = f"{into}-report"
+    Path(report.uri).mkdir()
+    (Path(report.uri) / "findings.json").write_text(findings)
     pushed = standard_artifacts.PushedModel()
     pushed.uri = str(into)
     component = Pusher(
         model=types.channel_utils.as_channel([model]),
         model_blessing=types.channel_utils.as_channel([blessing]),
+        data_report=types.channel_utils.as_channel([report]),
         folder=str(base),
         code_version="1",
     )
     executor = component.executor_spec.executor_class()
     executor.Do(
-        {"model": [model], "model_blessing": [blessing]}, {"pushed_model": [pushed]}, dict(component.exec_properties)
+        {"model": [model], "model_blessing": [blessing], "data_report": [report]},
+        {"pushed_model": [pushed]},
+        dict(component.exec_properties),
     )
     return pushed
 
@@ -91,6 +99,16 @@ def test_a_model_that_is_not_blessed_stays_out(tmp_path: Path) -> None:
     assert not (tmp_path / "serving").exists()
     assert pushed.get_int_custom_property("pushed") == 0
     assert pushed.get_string_custom_property("pushed_version") == ""
+
+
+@pytest.mark.parametrize(("severities", "pushes"), [((), 1), (("note",), 1), (("note", "hold"), 0), (("stop",), 0)])
+def test_a_finding_against_the_data_holds_a_blessed_model(
+    tmp_path: Path, severities: tuple[str, ...], pushes: int
+) -> None:
+    findings = json.dumps([{"severity": severity} for severity in severities])
+    pushed = push(candidate(tmp_path / "model"), tmp_path / "serving", tmp_path / "pushed", findings=findings)
+    assert pushed.get_int_custom_property("pushed") == pushes
+    assert len(versions(tmp_path / "serving")) == pushes
 
 
 def test_the_same_export_is_not_pushed_twice(tmp_path: Path, clock: list[float]) -> None:
@@ -211,6 +229,7 @@ def test_the_code_version_is_part_of_the_cache_key() -> None:
     channels = {
         "model": types.channel_utils.as_channel([standard_artifacts.Model()]),
         "model_blessing": types.channel_utils.as_channel([standard_artifacts.ModelBlessing()]),
+        "data_report": types.channel_utils.as_channel([DataReport()]),
     }
     one, two = (Pusher(**channels, folder="f", code_version=version) for version in ("1", "2"))
     assert one.exec_properties != two.exec_properties

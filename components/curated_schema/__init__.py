@@ -1,0 +1,1 @@
+"""Hands the curated schema to the other stages."""

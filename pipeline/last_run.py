@@ -1,0 +1,73 @@
+"""What the last run that came to an end was made of, so that the next one can tell that there is nothing new to do."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from components.imaging.nifti import write_bytes
+from components.nifti_example_gen.layout import Cohort, fingerprint
+from pipeline.code_version import all_parts, code_version
+from pipeline.config import Config
+
+FILE_NAME = "last_run.json"
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """A run that pushed a model, or was refused or held.
+
+    Attributes:
+        key: Hash of everything that decides what a run does.
+        run: Its name.
+        exit_code: What it ended with.
+        version: The version in service after it, if any.
+        held: Whether findings against the data held the push.
+    """
+
+    key: str
+    run: str
+    exit_code: int
+    version: str | None
+    held: bool
+
+    def text(self) -> str:
+        """One line for the user."""
+        when = datetime.datetime.strptime(self.run[:15], "%Y%m%dT%H%M%S")
+        if self.exit_code == 0:
+            became = f"pushed version {self.version}"
+        else:
+            became = "was held by findings against the data" if self.held else "was refused by the gate"
+        return (
+            f"no new data: files, configuration and code are those of the run of {when:%Y-%m-%d %H:%M} UTC, which "
+            f"{became}; nothing to do (--force runs anyway)"
+        )
+
+
+def current_key(config: Config, cohort: Cohort, data: Path) -> str:
+    """Hash of files, configuration (the gate's too) and code; no file is read.
+
+    Args:
+        config: The configuration; how Beam runs does not count.
+        cohort: What lies in the data folder.
+        data: That folder.
+    """
+    sections = sorted(name for name in type(config).model_fields if name != "beam")
+    parts = [fingerprint(cohort, data), config.subset(*sections), code_version(*all_parts())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def read_last_run(root: Path) -> LastRun | None:
+    """The last run below an output folder; None where there was none or its record is of no use."""
+    try:
+        return LastRun(**json.loads((root / FILE_NAME).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_last_run(root: Path, last: LastRun) -> None:
+    """Remembers a run."""
+    write_bytes(root / FILE_NAME, json.dumps(asdict(last), indent=1).encode())

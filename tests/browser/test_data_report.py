@@ -1,0 +1,110 @@
+"""The data report in a browser without a network: whole, silent, and fitting into a phone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.data_report.contact_sheet import choose_tiles
+from components.data_report.content import collect
+from components.data_report.page import render
+from components.data_report.pictures import data_uri
+from tests.browser.chromium import dom, needs_chromium, run
+from tests.cases import Sample, cuboid
+from tests.components.data_report.listings import finding, listing, quarantined, random_cohort
+
+pytestmark = needs_chromium
+BLOOD = [cuboid((1, 4), (30, 38), (30, 40))]
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("body *")].filter(item =>
+    !item.closest(".scroll, .skip, .unseen-text, thead") && item.getBoundingClientRect().right > innerWidth + 1);
+  const broken = [...document.images].filter(image => image.complete && image.naturalWidth === 0);
+  document.body.dataset.probe = JSON.stringify([innerWidth, document.documentElement.scrollWidth,
+    wide.map(item => item.outerHTML.slice(0, 80)), broken.length, performance.getEntriesByType("resource")
+    .map(entry => entry.name).filter(name => !name.startsWith("data:"))]);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with something in every section and long names."""
+    examples = [("train", record) for name in ("a", "b" * 60) for record in Sample(name, BLOOD, BLOOD).examples()]
+    long = "/a/folder/with/a/long/name/" + "x" * 80 + "/image.nii.gz: lies 25.00 mm away; copy the affine over"
+    data = listing(
+        *random_cohort(60),
+        quarantined=[quarantined("q" * 40, "mask-affine", long), quarantined("q2")],
+        findings=[{"case_id": "patient_0001", "code": "metal", "severity": "warning", "message": long}],
+    )
+    measured: dict[str, Any] = {
+        "split": "train", "feature": "slice_spacing_mm", "kind": "drift", "reference": "the data before",
+        "distance": "Jensen-Shannon divergence", "value": 0.05, "threshold": 0.1, "bound": 0.2,
+    }  # fmt: skip
+    content = collect(
+        data,
+        [finding("hold"), finding("note", feature="a_long_name_of_a_feature_of_scans")],
+        name="a_configuration",
+        created="2000-01-01 00:00 UTC",
+        previous=listing(*random_cohort(30, seed=1), span=3),
+        comparison={"references": [{"name": "the data before", "fingerprint": "aa"}], "measurements": [measured]},
+        thumbnails={"q2": data_uri(np.full((60, 96), 90, np.uint8))},
+        tiles=choose_tiles(examples, "aa"),
+    )
+    path = tmp_path_factory.mktemp("page") / "data.html"
+    path.write_text(render(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_opens_from_disk_without_an_error_or_a_request(page: Path, tmp_path: Path, dark: bool) -> None:
+    html, console = dom(page, tmp_path, dark=dark)
+    assert console == []
+    for text in ("a_configuration", "Held", "mask-affine", "Blood volume", "Show the outlines", "patient_0059"):
+        assert text in html
+    assert html.count("<svg") >= 10 and html.rstrip().endswith("</html>")
+
+
+def test_a_console_error_would_be_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text("<!doctype html><title>x</title><script>nothing.there()</script>")
+    _, console = dom(path, tmp_path / "profile")
+    assert any("ReferenceError" in line for line in console)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out_no_picture_is_broken_nothing_is_loaded(page: Path, tmp_path: Path, width: int) -> None:
+    """Within a frame of that width, as headless windows have a least width; the probe needs the policy lifted."""
+    html = page.read_text(encoding="utf-8")
+    start = html.index("<meta http-equiv")
+    html = html[:start] + html[html.index(">", start) + 1 :]
+    html = html.replace("<details>", "<details open>").replace("</body>", PROBE + "</body>")
+    (tmp_path / "probed.html").write_text(html, encoding="utf-8")
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<!doctype html><title>x</title><iframe id=f src=probed.html style='width:{width}px;height:900px;border:0'>"
+        "</iframe><script>f.onload = () => setTimeout(() => document.title = f.contentDocument.body.dataset.probe, 50)"
+        "</script>"
+    )
+    shown, console = dom(
+        frame, tmp_path / "profile", "--allow-file-access-from-files", "--virtual-time-budget=5000", width=1400
+    )
+    assert console == []
+    assert f"<title>[{width},{width},[],0,[]]</title>" in shown, shown[: shown.index("</title>")][:2000]
+
+
+@pytest.mark.parametrize(("dark", "brightness"), [(False, (225, 256)), (True, (0, 40))])
+def test_both_themes_are_painted(page: Path, tmp_path: Path, dark: bool, brightness: tuple[int, int]) -> None:
+    target = tmp_path / "shot.png"
+    run(page, tmp_path / "profile", f"--screenshot={target}", dark=dark, height=800)
+    grey = np.asarray(Image.open(io.BytesIO(target.read_bytes())).convert("L"))
+    assert grey.shape == (800, 1280)
+    assert brightness[0] <= np.median(grey) < brightness[1]
+    assert grey.std() > 5
