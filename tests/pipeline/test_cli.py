@@ -279,7 +279,8 @@ def test_run_prints_json_last(outcome: dict[str, Any]) -> None:
     result = ich("run", "-c", "demo", "-d", "data", "-o", "out", "--json")
     found = json.loads(result.stdout.splitlines()[-1])
     assert found == {
-        "exit_code": 0, "model": None, "verdict": VERDICT, "stages": [{"name": "start"}], "log": "l"
+        "exit_code": 0, "model": None, "unchanged": False, "verdict": VERDICT, "findings": [],
+        "stages": [{"name": "start"}], "log": "l",
     }  # fmt: skip
 
 

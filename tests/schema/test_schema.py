@@ -9,6 +9,11 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 import schema
+from components.imaging.checks.anatomy import BODY_CM2
+from components.imaging.checks.geometry import PIXEL_MM, SLICE_MM
+from components.imaging.checks.mask import MAX_MASK_ML
+from components.imaging.checks.sample import MAX_SLICES
+from components.imaging.head import BRAIN_HU
 from schema import features as f
 
 NAMES = (*f.BYTES_FEATURES, *f.STRING_FEATURES, *f.INT_FEATURES, *f.FLOAT_FEATURES, *f.INT_VECTORS, *f.FLOAT_VECTORS)
@@ -55,6 +60,22 @@ def test_a_request_needs_what_serving_needs(curated: schema_pb2.Schema) -> None:
 def test_statistics_are_wanted_of_what_they_are_taken_of(curated: schema_pb2.Schema) -> None:
     wanted = [feature.name for feature in curated.feature if "STATISTICS" not in feature.not_in_environment]
     assert sorted(wanted) == sorted(f.STATISTICS_FEATURES)
+
+
+def test_one_scan_that_the_checks_let_through_cannot_stop_a_run(curated: schema_pb2.Schema) -> None:
+    """What the domains forbid, the checks quarantine: else one bad scan among many ends a training."""
+    domains = {feature.name: feature for feature in curated.feature}
+    for name, (low, high) in {
+        f.SLICE_SPACING_MM: SLICE_MM,
+        f.PIXEL_SPACING_MM: PIXEL_MM,
+        f.LESION_VOLUME_ML: (0, MAX_MASK_ML),
+        f.HEAD_AREA_CM2: (0, BODY_CM2),
+        f.BRAIN_HU_MEAN: BRAIN_HU,
+    }.items():
+        domain = domains[name].float_domain
+        assert domain.min <= low + 1e-6 and high <= domain.max + 1e-6, name
+    assert domains[f.SLICE_COUNT].int_domain.max >= MAX_SLICES
+    assert domains[f.SLICE_INDEX].int_domain.max >= MAX_SLICES - 1
 
 
 def test_comparators(curated: schema_pb2.Schema) -> None:

@@ -14,6 +14,9 @@ from components.imaging.head import BONE_HU
 HEAD_CM2 = (60.0, 450.0)
 """Of the largest slice."""
 
+BODY_CM2 = 600.0
+"""No head is so large in a slice, but a trunk is, and so is a head whose spacing is wrong."""
+
 MIN_BONE_SHARE = 0.02
 """Bone in tissue. Whole heads have 0.2 or more, single slices near the vertex 0.05."""
 
@@ -36,7 +39,10 @@ def anatomy_findings(path: Path, sample: Sample) -> Iterator[Finding]:
         sample: Its thinned-out values.
     """
     largest = float(sample.head.area_cm2.max())
-    if not HEAD_CM2[0] <= largest <= HEAD_CM2[1]:
+    if largest > BODY_CM2:
+        text = f"{path}: the largest slice has {largest:.0f} cm2, wanted at most {BODY_CM2:.0f}"
+        yield Finding.of("body-size", text, largest)
+    elif not HEAD_CM2[0] <= largest <= HEAD_CM2[1]:
         yield Finding.of(
             "head-size", f"{path}: the head's largest slice has {largest:.0f} cm2, wanted {HEAD_CM2}", largest
         )

@@ -29,6 +29,8 @@ OUTSIDE_BELOW_HU = -200
 MAX_OUTSIDE = 0.5
 MAX_STRAY = 0.05
 MAX_LESION_ML = 300.0
+MAX_MASK_ML = 700.0
+"""Half of what a skull holds: the mask outlines something else."""
 MAX_LABEL = 255
 
 
@@ -85,7 +87,9 @@ def lesion_findings(path: Path, voxels: np.ndarray, image: Volume, *, expected: 
         text = f"{path}: {outside:.0%} of the lesion is air, wanted at most {allowed:.0%}"
         found.append(Finding.of(code, text, outside))
     size = hu.size * float(abs(np.linalg.det(image.affine[:3, :3]))) / 1000
-    if size > MAX_LESION_ML:
+    if size > MAX_MASK_ML:
+        found.append(Finding.of("mask-brain", f"{path}: {size:.0f} ml, wanted at most {MAX_MASK_ML:.0f}", size))
+    elif size > MAX_LESION_ML:
         found.append(Finding.of("mask-large", f"{path}: {size:.0f} ml, wanted at most {MAX_LESION_ML:.0f}", size))
     return found
 

@@ -106,6 +106,9 @@ CHECKS: dict[str, Check] = {
     ),
     # --- anatomy
     "no-head": _fatal("There is no head in the field of view.", "Check that the file is a head CT in HU."),
+    "body-size": _error(
+        "What was scanned is larger than any head.", "Use the head scan of the study; check the spacing if it is one."
+    ),
     "head-size": _warning("The head is too small or too large for its spacing.", "Check the spacing."),
     "no-skull": _warning("There is hardly any bone: the scan was stripped or defaced.", "Use the original scan."),
     "brain-hu": _warning("The brain's mean HU is unusual.", "Check slope and intercept, contrast, calibration."),
@@ -128,6 +131,10 @@ CHECKS: dict[str, Check] = {
     "mask-empty": _error("The mask is empty although data.expect_lesions is set.", "Draw the mask, or unset it."),
     "mask-outside": _error("Most of the mask lies in air.", "Check the mask's orientation, grid and labels."),
     "mask-stray": _warning("Part of the mask lies in air.", "Look at the mask."),
+    "mask-brain": _error(
+        "The mask holds more than half of what a skull does: it outlines brain or head.",
+        "Put the lesion's mask in its place; set data.lesion_labels where several things are labelled.",
+    ),
     "mask-large": _warning("The lesion is larger than any bleed that is survived.", "Check the mask's labels."),
     # --- cohort
     "duplicate-image": _warning("The same image under two case ids, in one split.", "Remove one of them."),

@@ -137,6 +137,15 @@ def test_bone_brain_and_metal_are_measured() -> None:
     assert (found.code, found.value) == ("metal", pytest.approx(16 * 6 * 2.4**2 / 1000, abs=1e-4))
 
 
+def test_a_trunk_is_no_head() -> None:
+    """The same voxels at 1.8 times the spacing: 3.24 times the area."""
+    twice = sample_of(head(), (6.0, 4.32, 4.32))
+    area = float(twice.head.area_cm2.max())
+    assert area > 600 and float(sample_of(head()).head.area_cm2.max()) < 450
+    (found,) = [item for item in anatomy_findings(PATH, twice) if item.code in ("body-size", "head-size")]
+    assert (found.code, found.severity, found.value) == ("body-size", "error", pytest.approx(area, abs=1e-3))
+
+
 def _growing() -> np.ndarray:
     """A cuboid of tissue in which a bright column moves by a pixel a slice: every step is alike."""
     hu = np.full((20, 60, 60), -1000, np.int16)

@@ -64,7 +64,7 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "float-mask": ("mask-soft", {}),
     "multi-class-mask": ("mask-classes", {}),
     "mask-equals-image": ("mask-is-image", {}),
-    "mask-of-brain": ("mask-large", {}),
+    "mask-of-brain": ("mask-brain", {}),
     "empty-mask": ("mask-empty", {"expect_lesions": True}),
     "mask-outside-head": ("mask-outside", {}),
 }

@@ -151,3 +151,10 @@ def test_the_volume_is_in_ml() -> None:
     (found,) = lesion_findings(Path("mask"), mask, image(), expected=False)
     assert found.code == "mask-large"
     assert found.value == pytest.approx(mask.sum() * 5 * 4 * 4 / 1000)
+
+
+def test_a_mask_of_half_the_skull_is_no_lesion() -> None:
+    larger = volume(HEAD, AFFINE @ np.diag([2, 2, 2, 1]))
+    (found,) = lesion_findings(Path("mask"), HEAD == 35, larger, expected=False)
+    assert (found.code, found.severity) == ("mask-brain", "error")
+    assert found.value == pytest.approx((HEAD == 35).sum() * 10 * 8 * 8 / 1000)
