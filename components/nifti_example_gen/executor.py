@@ -229,7 +229,10 @@ def _check(summary: dict[str, Any]) -> None:
     try:
         refuse_empty({name: counts["patients"] for name, counts in summary["splits"].items()})
     except UsageError as error:
-        raise UsageError(f"{error}; quarantined were {len(bad)}:\n{listed}{more}" if bad else str(error)) from None
+        if not bad:
+            raise
+        hint = "`ich check DATA --html PAGE` shows each of them with what to do"
+        raise UsageError(f"{error}; quarantined were {len(bad)}:\n{listed}{more}\n{hint}") from None
     train = summary["splits"]["train"]
     if train["lesion_slices"] == 0:
         raise UsageError(
