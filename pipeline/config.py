@@ -206,6 +206,8 @@ class AugmentConfig(Section):
     rotate_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
     shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")
+    soften_share: Fraction = Field(0.0, description="share of slices that are blurred or lose resolution")
+    gamma: float = Field(0.0, ge=0, le=2, description="contrast: powers between 1 / (1 + gamma) and 1 + gamma")
     intensity: float = Field(0.1, ge=0, lt=1, description="range of gain and offset, for the narrowest window")
     noise: float = Field(0.02, ge=0, lt=1, description="standard deviation of noise in the narrowest window")
 
@@ -219,9 +221,17 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)
+    schedule: Literal["cosine", "polynomial"] = Field("cosine", description="how the rate falls after warm-up")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="validate and export a moving average of the weights; share of the old a step"
+    )
     warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
     dice_weight: float = Field(1.0, ge=0)
     cross_entropy_weight: float = Field(1.0, ge=0)
+    miss_weight: Fraction = Field(0.5, description="of misses against false positives (Tversky); 0.5: Dice")
+    focal_gamma: float = Field(0.0, ge=0, le=5, description="focal cross-entropy; 0: plain")
+    boundary_weight: float = Field(0.0, ge=0, description="extra weight of pixels on a lesion's edge")
+    small_lesion_weight: float = Field(0.0, ge=0, description="extra weight of lesion in slices with little of it")
     lesion_fraction: Fraction = Field(
         0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
     )
@@ -238,6 +248,12 @@ class TrainingConfig(Section):
         if self.dice_weight == 0 and self.cross_entropy_weight == 0:
             raise ValueError("dice_weight and cross_entropy_weight must not both be 0")
         return self
+
+
+class InferenceConfig(Section):
+    """How the exported network is applied."""
+
+    mirror: bool = Field(False, description="average with the mirrored slices; twice the time")
 
 
 class PostprocessConfig(Section):
@@ -317,6 +333,7 @@ class Config(Section):
     splits: SplitsConfig = SplitsConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     gate: GateConfig = GateConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -354,7 +371,8 @@ class Config(Section):
 
     def fingerprint(self) -> str:
         """Short hash of everything that shapes a model."""
-        text = self.subset("grid", "windows", "normalisation", "splits", "network", "training", "postprocess")
+        sections = ("grid", "windows", "normalisation", "splits", "network", "training", "inference", "postprocess")
+        text = self.subset(*sections)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -122,7 +122,7 @@ def create_pipeline(
         eval_args=tfx.proto.EvalArgs(splits=["val"]),
         custom_config={
             CONFIG_KEY: config.subset(
-                "grid", "windows", "normalisation", "network", "training", "postprocess", "output"
+                "grid", "windows", "normalisation", "network", "training", "inference", "postprocess", "output"
             ),
             "config_fingerprint": config.fingerprint(),
             "model_name": config.output.model_name,

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-INTENSITY, NOISE, PLACE, CHOICE = range(4)
+INTENSITY, NOISE, PLACE, CHOICE, SOFTENED, CONTRAST = range(6)
 """Each kind of change draws from a stream of its own, so that switching one off leaves the others as they are."""
 
 
@@ -31,6 +31,10 @@ def augment(
         Image and mask of the same shapes.
     """
     image, mask = move(image, mask, seed, config)
+    if config["soften_share"]:
+        image = soften(image, seed, config["soften_share"])
+    if config["gamma"]:
+        image = vary_contrast(image, seed, config["gamma"])
     if config["intensity"] or config["noise"]:
         image = vary_intensity(image, seed, config, sensitivity)
     return image, mask
@@ -148,6 +152,51 @@ def warp(pixels: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
         fill_mode="CONSTANT",
     )
     return tf.ensure_shape(moved, pixels.shape)
+
+
+def soften(image: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
+    """Blurs half of a share of the slices, as a soft kernel does, and samples the other half at half the resolution.
+
+    Args:
+        image: float32 of shape (n, size, size, channels); the size is even.
+        seed: Of shape (2,).
+        share: Share of the slices that are changed.
+
+    Returns:
+        float32 of the same shape.
+    """
+    drawn = tf.random.stateless_uniform([tf.shape(image)[0]], _stream(seed, SOFTENED))
+    image = _replace(image, tf.where(drawn < share / 2), blur)
+    return _replace(image, tf.where((drawn >= share / 2) & (drawn < share)), coarsen)
+
+
+def blur(pixels: tf.Tensor) -> tf.Tensor:
+    """Binomial smoothing of 5 x 5 pixels, about a Gaussian of one pixel; edges repeat."""
+    channels = pixels.shape[-1]
+    line = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
+    padded = tf.pad(pixels, [[0, 0], [2, 2], [2, 2], [0, 0]], "SYMMETRIC")
+    for shape in ([5, 1, 1, 1], [1, 5, 1, 1]):
+        kernel = tf.tile(tf.reshape(line, shape), [1, 1, channels, 1])
+        padded = tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")
+    return tf.ensure_shape(padded, pixels.shape)
+
+
+def coarsen(pixels: tf.Tensor) -> tf.Tensor:
+    """Means of 2 x 2 pixels, interpolated back."""
+    small = tf.nn.avg_pool2d(pixels, 2, 2, "VALID")
+    return tf.ensure_shape(tf.image.resize(small, pixels.shape[1:3]), pixels.shape)
+
+
+def vary_contrast(image: tf.Tensor, seed: tf.Tensor, gamma: float) -> tf.Tensor:
+    """Raises each slice to a power between 1 / (1 + `gamma`) and 1 + `gamma`, evenly on a logarithmic scale.
+
+    Args:
+        image: float32 of shape (n, size, size, channels) in [0, 1].
+        seed: Of shape (2,).
+        gamma: At least 0.
+    """
+    drawn = tf.random.stateless_uniform([tf.shape(image)[0], 1, 1, 1], _stream(seed, CONTRAST), -1.0, 1.0)
+    return tf.pow(image, tf.exp(drawn * math.log1p(gamma)))
 
 
 def vary_intensity(

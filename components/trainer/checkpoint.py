@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,12 +48,19 @@ class Checkpoint:
         folder: A folder or a URI; made if need be.
         network: The network.
         optimizer: Its optimizer, built.
+        others: Further variables to keep.
     """
 
-    def __init__(self, folder: str, network: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    def __init__(
+        self,
+        folder: str,
+        network: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        others: Sequence[tf.Variable] = (),
+    ) -> None:
         self._folder = folder
         self._path = f"{folder.rstrip('/')}/{FILE_NAME}"
-        self._variables = [*network.variables, *optimizer.variables]
+        self._variables = [*network.variables, *optimizer.variables, *others]
         self._network = network
         self._best: list[np.ndarray] = []
 

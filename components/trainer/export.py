@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from components.trainer.data import raw_spec
+from components.trainer.step import probability
 from components.transform.windows import network_input
 from schema import features as f
 from serving.contract import Contract
@@ -25,45 +26,45 @@ def signatures(
     Args:
         network: From the network's input to logits.
         tft_output: The Transform output, whose graph becomes part of `serving_default`.
-        config: The sections grid, windows and normalisation.
+        config: The sections grid, windows, normalisation and inference.
         contract: What `describe` returns.
     """
 
-    def probability(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def outputs(image: tf.Tensor) -> dict[str, tf.Tensor]:
         image = tf.ensure_shape(image, network.input_shape)
         # Of no slices, TensorFlow's oneDNN convolution (where the processor has AVX-512) returns its input: one slice
         # is added for it, and taken away again.
         count = tf.shape(image)[0]
         image = tf.pad(image, [[0, tf.cast(count == 0, tf.int32)], [0, 0], [0, 0], [0, 0]])
-        return {PROBABILITY: tf.sigmoid(network(image, training=False))[:count, ..., 0]}
+        return {PROBABILITY: probability(network, image, mirror=config["inference"]["mirror"])[:count, ..., 0]}
 
     return {
-        "serving_default": _examples(probability, tft_output),
-        "predict_slices": _slices(probability, config),
+        "serving_default": _examples(outputs, tft_output),
+        "predict_slices": _slices(outputs, config),
         "describe": _describe(contract),
     }
 
 
-def _examples(probability: Callable[..., Any], tft_output: Any) -> Callable[..., Any]:
+def _examples(outputs: Callable[..., Any], tft_output: Any) -> Callable[..., Any]:
     """From serialised examples, through the transform graph."""
     spec = raw_spec(tft_output, f.SERVING_FEATURES)
     transform = tft_output.transform_features_layer()
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return probability(transform(tf.io.parse_example(examples, spec))[f.IMAGE_XF])
+        return outputs(transform(tf.io.parse_example(examples, spec))[f.IMAGE_XF])
 
     return serve
 
 
-def _slices(probability: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., Any]:
+def _slices(outputs: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., Any]:
     """From HU, through the function that Transform traced."""
     size, slices = config["grid"]["size"], 2 * config["grid"]["context_slices"] + 1
     hu_spec = tf.TensorSpec([None, slices, size, size], tf.int16, name="hu")
     brain_specs = [tf.TensorSpec([None], tf.float32, name=name) for name in (f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)]
 
     def predict(hu: tf.Tensor, brain_mean: tf.Tensor, brain_sd: tf.Tensor) -> dict[str, tf.Tensor]:
-        return probability(
+        return outputs(
             network_input(hu, brain_mean, brain_sd, windows=config["windows"], normalisation=config["normalisation"])
         )
 
@@ -97,7 +98,7 @@ def export_model(
         path: Folder or URI to write to.
         network: A float32 network.
         tft_output: The Transform output.
-        config: The sections grid, windows and normalisation.
+        config: The sections grid, windows, normalisation and inference.
         contract: What a client needs to know.
     """
     servable = tf.Module()

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from components.imaging.errors import IchError
+from components.trainer.average import Average
 from components.trainer.checkpoint import Checkpoint, State
 from components.trainer.progress import Progress
 from components.trainer.schedule import learning_rate
@@ -57,14 +58,15 @@ def fit(task: Task, progress: Progress) -> State:
         IchError: The loss is no longer finite.
     """
     optimizer = build_optimizer(task.network, task.training)
-    checkpoint = Checkpoint(task.folder, task.network, optimizer)
+    average = Average(task.network, task.training["ema"])
+    checkpoint = Checkpoint(task.folder, task.network, optimizer, average.variables)
     state = checkpoint.load() or State()
     if state.finished:
         progress.say(f"already trained for {state.epochs} epochs ({state.finished}): best val Dice {_best(state)}")
     else:
         if state.epochs:
             progress.say(f"resuming after epoch {state.epochs}: best val Dice so far {_best(state)}")
-        _Run(task, progress, optimizer, checkpoint, state).train()
+        _Run(task, progress, optimizer, average, checkpoint, state).train()
         progress.say(f"stopped: {state.finished}; best val Dice {_best(state)} at epoch {state.best_epoch}")
     checkpoint.restore_best()
     return state
@@ -82,12 +84,14 @@ class _Run:
         task: Task,
         progress: Progress,
         optimizer: keras.optimizers.Optimizer,
+        average: Average,
         checkpoint: Checkpoint,
         state: State,
     ) -> None:
         self._task = task
         self._progress = progress
         self._optimizer = optimizer
+        self._average = average
         self._checkpoint = checkpoint
         self._state = state
         self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
@@ -121,7 +125,9 @@ class _Run:
         done = self._state.steps / (training["epochs"] * self._task.steps)
         if training["max_minutes"] is not None:
             done = max(done, self._minutes() / training["max_minutes"])
-        rate = learning_rate(done, peak=training["learning_rate"], warmup=training["warmup"])
+        rate = learning_rate(
+            done, peak=training["learning_rate"], warmup=training["warmup"], schedule=training["schedule"]
+        )
         self._optimizer.learning_rate = rate
         return rate
 
@@ -140,6 +146,7 @@ class _Run:
             losses.append(self._step(image, mask))
             slices += int(image.shape[0])
             state.steps += 1
+            self._average.update(state.steps)
             self._progress.step(name, step, self._task.steps, f"{slices / (time.monotonic() - began):.1f} slices/s")
             if self._out_of_time():
                 break
@@ -173,13 +180,14 @@ class _Run:
     def _validate(self, name: str) -> float:
         """Validates, and keeps the weights if they are the best so far."""
         self._progress.step(f"{name} validation", 0, 1)
-        found = self._task.validate().mean
         state = self._state
-        if state.best_dice is None or found > state.best_dice:
-            state.best_dice, state.best_epoch, state.waited = found, state.epochs, 0
-            self._checkpoint.keep_best()
-        else:
-            state.waited += 1
+        with self._average.applied():
+            found = self._task.validate().mean
+            if state.best_dice is None or found > state.best_dice:
+                state.best_dice, state.best_epoch, state.waited = found, state.epochs, 0
+                self._checkpoint.keep_best()
+            else:
+                state.waited += 1
         return found
 
     def _reason(self, validated: float | None) -> str:

@@ -13,6 +13,11 @@ from components.trainer.losses import segmentation_loss
 CLIP_NORM = 12.0
 """Gradients longer than this are shortened, as nnU-Net does; one odd batch then cannot undo a training."""
 
+LOSS_KEYS = (
+    "dice_weight", "cross_entropy_weight", "miss_weight", "focal_gamma", "boundary_weight", "small_lesion_weight",
+)  # fmt: skip
+"""Keys of the section `training` that shape the loss, named as the arguments of `segmentation_loss`."""
+
 TrainStep = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -61,8 +66,7 @@ def make_train_step(
             loss = segmentation_loss(
                 mask,
                 network(image, training=True),
-                dice_weight=training["dice_weight"],
-                cross_entropy_weight=training["cross_entropy_weight"],
+                **{name: training[name] for name in LOSS_KEYS},
             )
             scaled = optimizer.scale_loss(loss)
         optimizer.apply(tape.gradient(scaled, variables), variables)
@@ -71,12 +75,32 @@ def make_train_step(
     return step
 
 
-def make_predict(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The network as a graph, from input to float32 probabilities (n, size, size, 1)."""
+def make_predict(network: keras.Model, *, mirror: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network as a graph, from input to float32 probabilities (n, size, size, 1).
+
+    Args:
+        network: The network.
+        mirror: Average with what it makes of the mirrored slices.
+    """
     _, *shape = network.input_shape
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)], jit_compile=False)
     def predict(image: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(network(image, training=False))
+        return probability(network, image, mirror=mirror)
 
     return predict
+
+
+def probability(network: keras.Model, image: tf.Tensor, *, mirror: bool) -> tf.Tensor:
+    """Probabilities (n, size, size, 1) as validation and every exported signature have them.
+
+    Args:
+        network: From input to logits.
+        image: float32 of shape (n, size, size, channels).
+        mirror: Average with what the network makes of left and right exchanged, as heads are nearly symmetric.
+    """
+    found = tf.sigmoid(network(image, training=False))
+    if mirror:
+        mirrored = tf.sigmoid(network(tf.reverse(image, [2]), training=False))
+        found = 0.5 * (found + tf.reverse(mirrored, [2]))
+    return found

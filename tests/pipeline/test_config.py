@@ -13,7 +13,7 @@ from components.imaging.errors import UsageError
 from pipeline.config import SHIPPED, Config, load_config, shipped_configs
 
 MINIMAL: dict[str, Any] = {"name": "tiny", "data": {"image": "i/{case}.nii.gz", "mask": "m/{case}.nii.gz"}}
-MODEL_SECTIONS = ("grid", "windows", "normalisation", "splits", "network", "training", "postprocess")
+MODEL_SECTIONS = ("grid", "windows", "normalisation", "splits", "network", "training", "inference", "postprocess")
 
 
 @pytest.fixture
@@ -257,6 +257,7 @@ CHANGES = {
     "splits": "splits.salt=x",
     "network": "network.dropout=0.1",
     "training": "training.seed=1",
+    "inference": "inference.mirror=true",
     "postprocess": "postprocess.threshold=0.4",
     "gate": "gate.min_mean_dice=0.6",
     "validation": "validation.skew=hold",

@@ -38,7 +38,7 @@ def small_config(**training: Any) -> dict[str, Any]:
         }
     )
     return json.loads(
-        config.subset("grid", "windows", "normalisation", "network", "training", "postprocess", "output")
+        config.subset("grid", "windows", "normalisation", "network", "training", "inference", "postprocess", "output")
     )
 
 

@@ -10,11 +10,21 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from components.trainer.augment import affine_transforms, augment, channel_sensitivity, vary_intensity, warp
+from components.trainer.augment import (
+    affine_transforms,
+    augment,
+    blur,
+    channel_sensitivity,
+    coarsen,
+    soften,
+    vary_contrast,
+    vary_intensity,
+    warp,
+)  # fmt: skip
 
 OFF = {
     "flip": False, "affine_share": 1.0, "rotate_degrees": 0.0, "scale": 0.0, "shift": 0.0, "intensity": 0.0,
-    "noise": 0.0,
+    "noise": 0.0, "soften_share": 0.0, "gamma": 0.0,
 }  # fmt: skip
 SHOWN = np.array([0.9, 0.6, 0.3], np.float32)
 SEED = tf.constant([1, 2], tf.int64)
@@ -121,3 +131,42 @@ def test_the_same_seed_gives_the_same_slices() -> None:
     first, again, other = (augment(image, mask, seed, config, [1.0] * 3)[0] for seed in (SEED, SEED, SEED + 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+# --- softness and contrast ----------------------------------------------------------------------------------------
+
+
+def test_blur_agrees_with_scipy() -> None:
+    image, _ = blobs(2)
+    line = np.array([1, 4, 6, 4, 1]) / 16
+    wanted = ndimage.convolve1d(ndimage.convolve1d(image.numpy(), line, axis=1), line, axis=2)
+    np.testing.assert_allclose(blur(image), wanted, atol=1e-6)
+
+
+def test_coarse_slices_keep_their_means_and_lose_their_detail() -> None:
+    flat = tf.fill([1, 32, 32, 3], 0.4)
+    np.testing.assert_allclose(coarsen(flat), flat, atol=1e-6)
+    board = tf.constant(np.indices((32, 32)).sum(axis=0)[None, ..., None] % 2, tf.float32)
+    np.testing.assert_allclose(coarsen(board), np.full((1, 32, 32, 1), 0.5), atol=1e-6)
+
+
+def test_a_share_of_the_slices_is_softened() -> None:
+    image = tf.constant(np.random.default_rng(4).random((200, 8, 8, 1)), tf.float32)
+    found = soften(image, SEED, 0.4).numpy()
+    blurred = np.isclose(found, blur(image), atol=1e-6).all(axis=(1, 2, 3))
+    coarse = np.isclose(found, coarsen(image), atol=1e-6).all(axis=(1, 2, 3))
+    same = (found == image.numpy()).all(axis=(1, 2, 3))
+    assert (blurred.astype(int) + coarse + same == 1).all()
+    # Of 200 draws with a chance of 0.2 each, three standard deviations are 17.
+    assert blurred.sum() == pytest.approx(40, abs=17) and coarse.sum() == pytest.approx(40, abs=17)
+    np.testing.assert_array_equal(found, soften(image, SEED, 0.4))
+
+
+def test_contrast_is_a_power_within_its_bounds() -> None:
+    image = tf.fill([300, 2, 2, 1], 0.5)
+    powers = np.log(vary_contrast(image, SEED, 0.5).numpy()[:, 0, 0, 0]) / np.log(0.5)
+    assert powers.min() >= 1 / 1.5 - 1e-5 and powers.max() <= 1.5 + 1e-5
+    assert powers.min() < 0.7 and powers.max() > 1.45
+    assert np.log(powers).mean() == pytest.approx(0, abs=0.05)
+    ends = tf.constant([[[[0.0], [1.0]]]])
+    np.testing.assert_array_equal(vary_contrast(ends, SEED, 0.5), ends)

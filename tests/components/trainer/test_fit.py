@@ -73,10 +73,11 @@ def test_it_overfits_a_few_blobs(optimizer: str) -> None:
     assert dice > 0.9
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_resuming_equals_never_having_stopped(
-    cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path
+    cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path, ema: float
 ) -> None:
-    config = small_config(epochs=4)
+    config = small_config(epochs=4, ema=ema)
     path = transform_output(config)
     scores = [0.1, 0.2, 0.15, 0.3]
     whole = task_for(cohort["train"], path, config, tmp_path / "whole", scores)
@@ -130,6 +131,26 @@ def test_the_best_weights_come_back_and_a_finished_training_is_not_repeated(
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_with_an_average_it_is_what_is_validated_and_comes_back(
+    cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path
+) -> None:
+    config = small_config(epochs=3, ema=0.9)
+    task = task_for(cohort["train"], transform_output(config), config, tmp_path, [])
+    seen: list[list[np.ndarray]] = []
+
+    def validate() -> Validation:
+        seen.append(weights(task))
+        return Validation({"case": 0.1 * len(seen)})
+
+    fit(Task(task.network, task.batches, task.steps, validate, task.training, task.folder), Silent())
+    for found, wanted in zip(weights(task), seen[-1], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    plain = {**config, "training": {**config["training"], "ema": 0.0}}
+    own = task_for(cohort["train"], transform_output(config), plain, tmp_path / "own", [0.1, 0.2, 0.3])
+    fit(own, Silent())
+    assert not np.allclose(weights(own)[0], seen[-1][0], atol=1e-6)
+
+
 def test_a_broken_checkpoint_is_not_resumed(
     cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path
 ) -> None:
@@ -175,6 +196,16 @@ def test_a_loss_that_is_not_finite_is_said(
     broken = Task(task.network, lambda epoch: poisoned, task.steps, task.validate, task.training, task.folder)
     with pytest.raises(IchError, match=r"epoch 1: the loss is nan; lower training.learning_rate"):
         fit(broken, Silent())
+
+
+def test_mirroring_averages_with_the_mirrored_slices() -> None:
+    network = build_network(32, 3, small_config()["network"])
+    image = tf.constant(np.random.default_rng(0).random((2, 32, 32, 3)), tf.float32)
+    plain, mirrored = make_predict(network), make_predict(network, mirror=True)
+    wanted = 0.5 * (plain(image).numpy() + plain(image[:, :, ::-1]).numpy()[:, :, ::-1])
+    np.testing.assert_allclose(mirrored(image), wanted, atol=1e-6)
+    np.testing.assert_allclose(mirrored(image[:, :, ::-1]), mirrored(image).numpy()[:, :, ::-1], atol=1e-6)
+    assert not np.allclose(plain(image), mirrored(image), atol=1e-6)
 
 
 def test_float16_scales_the_loss(cohort: dict[str, list[str]], transform_output: Make) -> None:

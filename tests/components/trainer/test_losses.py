@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer.losses import cross_entropy, dice_loss, segmentation_loss
+from components.trainer.losses import SMALL_SHARE, cross_entropy, pixel_weights, segmentation_loss, tversky_loss
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from components.trainer.losses import cross_entropy, dice_loss, segmentation_los
 )
 def test_dice_loss(truth: list[float], probability: list[float], wanted: float) -> None:
     shape = (2, 2, 1, 1)
-    found = dice_loss(np.array(truth, np.float32).reshape(shape), np.array(probability, np.float32).reshape(shape))
+    found = tversky_loss(np.array(truth, np.float32).reshape(shape), np.array(probability, np.float32).reshape(shape))
     assert float(found) == pytest.approx(wanted, abs=1e-6)
 
 
@@ -39,7 +39,7 @@ def test_dice_loss_of_hard_targets_is_the_usual_one() -> None:
     truth = (rng.random((3, 8, 8, 1)) < 0.2).astype(np.float32)
     probability = rng.random(truth.shape).astype(np.float32)
     usual = 1 - (2 * (truth * probability).sum() + 1) / (truth.sum() + probability.sum() + 1)
-    assert float(dice_loss(truth, probability)) == pytest.approx(usual, abs=1e-5)
+    assert float(tversky_loss(truth, probability)) == pytest.approx(usual, abs=1e-5)
 
 
 def test_cross_entropy_by_hand_and_against_keras() -> None:
@@ -83,5 +83,58 @@ def test_weights() -> None:
     rng = np.random.default_rng(2)
     truth, logits = rng.random((1, 4, 4, 1)).astype("f4"), rng.normal(size=(1, 4, 4, 1)).astype("f4")
     both = segmentation_loss(truth, logits, dice_weight=0.5, cross_entropy_weight=2.0)
-    wanted = 0.5 * dice_loss(truth, 1 / (1 + np.exp(-logits))) + 2.0 * cross_entropy(truth, logits)
+    wanted = 0.5 * tversky_loss(truth, 1 / (1 + np.exp(-logits))) + 2.0 * cross_entropy(truth, logits)
     assert float(both) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_misses_and_false_positives_weigh_what_they_are_told_to() -> None:
+    truth = np.array([1, 1, 1, 0], "f4").reshape(1, 2, 2, 1)
+    found = np.array([1, 0, 0, 1], "f4").reshape(1, 2, 2, 1)
+    # Overlap 1, missed 2, in excess 1: the index is 2 / (2 (1 + 2 w + 1 - w)), with 1 added above and below.
+    for weight in (0.0, 0.3, 0.5, 1.0):
+        wanted = 1 - (2 + 1) / (2 * (1 + 2 * weight + 1 - weight) + 1)
+        assert float(tversky_loss(truth, found, miss_weight=weight)) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_by_hand_and_against_keras(gamma: float) -> None:
+    rng = np.random.default_rng(3)
+    truth = (rng.random((2, 4, 4, 1)) < 0.4).astype("f4")
+    logits = rng.normal(0, 2, truth.shape).astype("f4")
+    theirs = keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True, reduction=None)(truth, logits)
+    found = float(cross_entropy(truth, logits, focal_gamma=gamma))
+    assert found == pytest.approx(float(keras.ops.mean(theirs)), rel=1e-4)
+    # Logit 0 is off by a half from either hard target.
+    one = float(cross_entropy(np.array([1.0], "f4"), np.array([0.0], "f4"), focal_gamma=gamma))
+    assert one == pytest.approx(math.log(2) * 0.5**gamma, rel=1e-5)
+
+
+def test_edges_and_small_lesions_weigh_more() -> None:
+    truth = np.zeros((3, 40, 40, 1), "f4")
+    truth[0, 10:15, 10:15] = 1
+    truth[1, 20:22, 20:22] = 1
+    edges = pixel_weights(truth, boundary=2.0).numpy()[..., 0]
+    # A square of 5 x 5 has edge pixels from 9 to 15, but for its inner 3 x 3.
+    assert edges[0].sum() - 1600 == 2 * (49 - 9)
+    assert edges[0, 12, 12] == 1 and edges[0, 10, 12] == 3 and edges[0, 9, 9] == 3 and edges[0, 8, 9] == 1
+    assert (edges[2] == 1).all()
+    small = pixel_weights(truth, small=4.0).numpy()[..., 0]
+    assert small[1, 20, 20] == pytest.approx(1 + 4 * (1 - 4 / 1600 / SMALL_SHARE))
+    assert small[1, 0, 0] == 1 and (small[0] == 1).all() and (small[2] == 1).all()
+    logits = np.zeros_like(truth)
+    plain = segmentation_loss(truth, logits, dice_weight=0.0, cross_entropy_weight=1.0)
+    weighted = segmentation_loss(truth, logits, dice_weight=0.0, cross_entropy_weight=1.0, boundary_weight=2.0)
+    assert float(weighted) / float(plain) == pytest.approx(edges.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("logit", [-1e4, 0.0, 1e4])
+def test_every_choice_of_loss_stays_finite(value: float, logit: float) -> None:
+    logits = tf.Variable(tf.fill([2, 8, 8, 1], logit))
+    with tf.GradientTape() as tape:
+        loss = segmentation_loss(
+            tf.fill([2, 8, 8, 1], value), logits, dice_weight=1.0, cross_entropy_weight=1.0, miss_weight=0.7,
+            focal_gamma=0.5, boundary_weight=1.0, small_lesion_weight=1.0,
+        )  # fmt: skip
+    assert np.isfinite(float(loss))
+    assert np.isfinite(tape.gradient(loss, logits).numpy()).all()
