@@ -238,7 +238,9 @@ class TrainingConfig(Section):
     patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
     max_minutes: float | None = Field(None, gt=0, description="stop, validate and keep the best after so long")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="auto: bfloat16 where the machine has it, else float32"
+    )
     seed: int = Field(0, ge=0)
     deterministic: bool = Field(True, description="bit-equal repeats on a GPU too, at some cost in speed there")
     augment: AugmentConfig = AugmentConfig()
@@ -254,6 +256,8 @@ class InferenceConfig(Section):
     """How the exported network is applied."""
 
     mirror: bool = Field(False, description="average with the mirrored slices; twice the time")
+    elastic_share: Fraction = Field(0.0, description="share of slices that are bent")
+    elastic: float = Field(0.02, ge=0, le=0.1, description="standard deviation of the bend, as a share of the grid")
 
 
 class PostprocessConfig(Section):

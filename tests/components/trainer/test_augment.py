@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from components.trainer.augment import (
     blur,
     channel_sensitivity,
     coarsen,
+    displace,
     soften,
     vary_contrast,
     vary_intensity,
@@ -25,6 +27,7 @@ from components.trainer.augment import (
 OFF = {
     "flip": False, "affine_share": 1.0, "rotate_degrees": 0.0, "scale": 0.0, "shift": 0.0, "intensity": 0.0,
     "noise": 0.0, "soften_share": 0.0, "gamma": 0.0,
+    "elastic_share": 0.0, "elastic": 0.02,
 }  # fmt: skip
 SHOWN = np.array([0.9, 0.6, 0.3], np.float32)
 SEED = tf.constant([1, 2], tf.int64)
@@ -170,3 +173,44 @@ def test_contrast_is_a_power_within_its_bounds() -> None:
     assert np.log(powers).mean() == pytest.approx(0, abs=0.05)
     ends = tf.constant([[[[0.0], [1.0]]]])
     np.testing.assert_array_equal(vary_contrast(ends, SEED, 0.5), ends)
+
+
+# --- bending ------------------------------------------------------------------------------------------------------
+
+
+def test_displacement_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(5)
+    pixels = rng.random((2, 16, 16, 3)).astype(np.float32)
+    shifts = rng.normal(0, 2, (2, 16, 16, 2)).astype(np.float32)
+    found = displace(tf.constant(pixels), tf.constant(shifts)).numpy()
+    rows, columns = np.indices((16, 16))
+    for index in range(2):
+        places = [rows + shifts[index, ..., 0], columns + shifts[index, ..., 1]]
+        for channel in range(3):
+            # Fades to 0 beyond the rim, as a frame of zeros does.
+            framed = np.pad(pixels[index, ..., channel], 1)
+            wanted = ndimage.map_coordinates(framed, [place + 1 for place in places], order=1, mode="constant")
+            np.testing.assert_allclose(found[index, ..., channel], wanted, atol=1e-5)
+
+
+def test_no_displacement_changes_nothing() -> None:
+    image, _ = blobs(2)
+    np.testing.assert_array_equal(displace(image, tf.zeros([2, 32, 32, 2])), image)
+
+
+def test_a_share_is_bent_image_and_mask_together() -> None:
+    image, mask = blobs(60)
+    config = {**OFF, "elastic_share": 0.5, "elastic": 0.05}
+    new_image, new_mask = augment(image, mask, SEED, config, [1.0, 1.0, 1.0])
+    np.testing.assert_allclose(new_image, new_mask.numpy() * SHOWN, atol=1e-5)
+    moved = (new_mask.numpy() != mask.numpy()).any(axis=(1, 2, 3))
+    assert moved.sum() == pytest.approx(30, abs=12)
+    # Bent, not torn: lesions keep about their area.
+    assert new_mask.numpy()[moved].sum() == pytest.approx(mask.numpy()[moved].sum(), rel=0.15)
+    np.testing.assert_array_equal(new_mask, augment(image, mask, SEED, config, [1.0, 1.0, 1.0])[1])
+
+
+@pytest.mark.parametrize("change", [blur, coarsen, lambda pixels: displace(pixels, tf.zeros([0, 8, 8, 2]))])
+def test_of_no_slices_there_is_nothing(change: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    """As happens in every batch of which none was drawn."""
+    assert tf.function(change)(tf.zeros([0, 8, 8, 9])).shape == (0, 8, 8, 9)
