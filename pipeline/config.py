@@ -203,6 +203,8 @@ class AugmentConfig(Section):
 
     flip: bool = Field(True, description="exchange left and right in half of the slices")
     affine_share: Fraction = Field(0.5, description="share of slices that are rotated, scaled and shifted")
+    elastic_share: Fraction = Field(0.0, description="share of slices that are bent")
+    elastic: float = Field(0.02, ge=0, le=0.1, description="standard deviation of the bend, as a share of the grid")
     rotate_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
     shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")
@@ -256,8 +258,6 @@ class InferenceConfig(Section):
     """How the exported network is applied."""
 
     mirror: bool = Field(False, description="average with the mirrored slices; twice the time")
-    elastic_share: Fraction = Field(0.0, description="share of slices that are bent")
-    elastic: float = Field(0.02, ge=0, le=0.1, description="standard deviation of the bend, as a share of the grid")
 
 
 class PostprocessConfig(Section):
