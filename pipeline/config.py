@@ -237,6 +237,7 @@ class TrainingConfig(Section):
     lesion_fraction: Fraction = Field(
         0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
     )
+    min_lesion_cm2: float = Field(0.0, ge=0, description="slices with less lesion than this, but some, are left out")
     patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
     max_minutes: float | None = Field(None, gt=0, description="stop, validate and keep the best after so long")

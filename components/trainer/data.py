@@ -20,6 +20,7 @@ INTERLEAVED_SHARDS = 8
 READ_BUFFER_BYTES = 1024 * 1024
 THREADS = 2
 PREFETCHED_BATCHES = 4
+LESION_FEATURES = (f.LESION_PIXELS, f.LESION_AREA_CM2)
 TRAIN_FEATURES = (f.IMAGE, f.MASK, f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)
 
 
@@ -28,8 +29,8 @@ class Counts:
     """Slices of a split.
 
     Attributes:
-        slices: All of them.
-        lesion: Those with lesion.
+        slices: All that training may draw.
+        lesion: Those of them with lesion.
     """
 
     slices: int
@@ -63,29 +64,32 @@ def read_records(shards: Sequence[str] | tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(shards, compression_type="GZIP", buffer_size=READ_BUFFER_BYTES)
 
 
-def count_slices(shards: Sequence[str], tft_output: Any) -> Counts:
+def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0) -> Counts:
     """Counts slices with and without lesion in one pass that looks at nothing else.
 
     Args:
         shards: TFRecord files.
         tft_output: The Transform output, for the schema.
+        min_lesion_cm2: Slices that hold less lesion, but some, are left out.
 
     Raises:
         UsageError: No slice, or none with lesion.
     """
-    spec = raw_spec(tft_output, [f.LESION_PIXELS])
+    spec = raw_spec(tft_output, LESION_FEATURES)
     slices = lesion = 0
     records = tf.data.Dataset.from_tensor_slices(list(shards)).interleave(
         read_records, cycle_length=THREADS, num_parallel_calls=THREADS, deterministic=True
     )
     for batch in records.batch(64).prefetch(1):
-        pixels = tf.io.parse_example(batch, spec)[f.LESION_PIXELS].numpy()
-        slices += pixels.size
-        lesion += int((pixels > 0).sum())
+        parsed = tf.io.parse_example(batch, spec)
+        bleeding = parsed[f.LESION_PIXELS].numpy() > 0
+        large = bleeding & (parsed[f.LESION_AREA_CM2].numpy() >= min_lesion_cm2)
+        slices += int((large | ~bleeding).sum())
+        lesion += int(large.sum())
     if lesion == 0:
         raise UsageError(
             f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {len(shards)} shards; "
-            "check data.mask, data.lesion_labels and the splits"
+            "check data.mask, data.lesion_labels, training.min_lesion_cm2 and the splits"
         )
     return Counts(slices, lesion)
 
@@ -146,8 +150,9 @@ def _epoch(
         records = files.interleave(
             read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
         )
-        if keep < 1:
-            records = records.enumerate().filter(_balanced(tft_output, keep, _fold(key, 1)))
+        least = training["min_lesion_cm2"]
+        if keep < 1 or least:
+            records = records.enumerate().filter(_balanced(tft_output, keep, least, _fold(key, 1)))
             records = records.map(lambda _, record: record)
         return records.shuffle(buffer, seed=_scalar(key, 2))
 
@@ -156,13 +161,16 @@ def _epoch(
     return batches.enumerate().map(lambda step, batch: (batch, _fold(draws, step)))
 
 
-def _balanced(tft_output: Any, keep: float, seed: tf.Tensor) -> Any:
-    """A predicate that keeps slices with lesion and a random share of the others."""
-    spec = raw_spec(tft_output, [f.LESION_PIXELS])
+def _balanced(tft_output: Any, keep: float, min_lesion_cm2: float, seed: tf.Tensor) -> Any:
+    """A predicate that keeps slices with enough lesion and a random share of those without any."""
+    spec = raw_spec(tft_output, LESION_FEATURES)
 
     def kept(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-        pixels = tf.reshape(tf.io.parse_single_example(record, spec)[f.LESION_PIXELS], [])
-        return (pixels > 0) | (tf.random.stateless_uniform([], _fold(seed, index)) < keep)
+        parsed = tf.io.parse_single_example(record, spec)
+        bleeding = tf.reshape(parsed[f.LESION_PIXELS], []) > 0
+        large = tf.reshape(parsed[f.LESION_AREA_CM2], []) >= min_lesion_cm2
+        drawn = tf.random.stateless_uniform([], _fold(seed, index)) < keep
+        return (bleeding & large) | (~bleeding & drawn)
 
     return kept
 

@@ -48,7 +48,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     folder = f"{custom['work_dir'].rstrip('/')}/{key}"
     _prepare_devices(config["training"])
 
-    counts = count_slices(train, tft_output)
+    counts = count_slices(train, tft_output, config["training"]["min_lesion_cm2"])
     steps = steps_per_epoch(counts, config["training"])
     network = _network(config, config["training"]["precision"])
     progress.say(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import UsageError
@@ -58,6 +59,33 @@ def test_lesion_fraction_is_met(transform_output: Make, tmp_path: Path) -> None:
     share = (masks.reshape(len(masks), -1).max(axis=1) > 0).mean()
     # 640 draws: three standard deviations are 0.058. Undropped, the share would be 0.1.
     assert share == pytest.approx(0.4, abs=0.06)
+
+
+def test_slices_with_little_lesion_can_be_left_out(transform_output: Make, tmp_path: Path) -> None:
+    """As the recipe that this project started from did."""
+    rng = np.random.default_rng(6)
+    small, large = (
+        [example_with(record, area) for record in make_case(name, 6, 2, rng)] for name, area in (("s", 0.5), ("l", 2.0))
+    )
+    shards = [write_shard(tmp_path / "small.gz", small), write_shard(tmp_path / "large.gz", large)]
+    config = small_config(batch_size=4, lesion_fraction=0.5, min_lesion_cm2=1.0, augment=PLAIN)
+    output = tft.TFTransformOutput(transform_output(config))
+    counts = count_slices(shards, output, 1.0)
+    assert counts == Counts(10, 2)
+    stream = train_dataset(shards, output, config, counts)
+    masks = np.concatenate([mask.numpy() for _, mask in islice(stream, 20)])
+    lesions = {mask.tobytes() for mask in masks if mask.any()}
+    assert len(lesions) == 2
+    with pytest.raises(UsageError, match=r"training\.min_lesion_cm2"):
+        count_slices(shards, output, 3.0)
+
+
+def example_with(record: bytes, area: float) -> bytes:
+    """A slice whose lesion, if it has one, is said to be so large in cm2."""
+    parsed = tf.train.Example.FromString(record)
+    values = parsed.features.feature
+    values["lesion_area_cm2"].float_list.value[:] = [area if values["lesion_pixels"].int64_list.value[0] else 0.0]
+    return bytes(parsed.SerializeToString())
 
 
 def test_an_epoch_holds_every_slice_with_lesion_once(cohort: dict[str, list[str]], transform_output: Make) -> None:
