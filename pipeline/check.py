@@ -22,7 +22,7 @@ from components.imaging.checks.cohort import Member, cohort_findings
 from components.imaging.checks.finding import Finding
 from components.imaging.checks.registry import CHECKS, SEVERITIES
 from components.imaging.errors import UsageError
-from components.nifti_example_gen.layout import Case, find_cases, pattern_to_glob
+from components.nifti_example_gen.layout import Case, data_for, find_cases, layouts, pattern_to_glob
 from components.nifti_example_gen.splits import split_of
 from pipeline.config import Config, load_config, shipped_configs
 
@@ -196,7 +196,7 @@ def check_folder(
 
 
 def _check_one(case: Case, split: str, data: Mapping[str, Any], thumbnails: bool) -> CaseResult:
-    checked = check_case(case.image, case.mask, data)
+    checked = check_case(case.image, case.mask, data_for(case, data))
     picture = b""
     if thumbnails and checked.error is not None and checked.volume is not None:
         from pipeline.check_page import thumbnail_png
@@ -225,12 +225,18 @@ def fitting_config(root: Path) -> Config:
         raise UsageError(f"{root}: no such data folder")
 
     def matches(name: str) -> tuple[int, bool]:
-        data = load_config(name).data
-        patterns = [pattern for pattern in (data.image, data.mask) if pattern]
-        counts = [sum(1 for _ in root.glob(pattern_to_glob(pattern))) for pattern in patterns]
-        return min(counts, default=0), name == DEFAULT_CONFIG
+        counts = [
+            min(_count(root, layout.image), _count(root, layout.mask))
+            for layout in layouts(load_config(name).data.model_dump())
+        ]
+        return sum(counts) if all(counts) else 0, name == DEFAULT_CONFIG
 
     return load_config(max(shipped_configs(), key=matches))
+
+
+def _count(root: Path, pattern: str) -> int:
+    """How many files a pattern might mean."""
+    return sum(1 for _ in root.glob(pattern_to_glob(pattern))) if pattern else 0
 
 
 def render_table(report: CheckReport) -> Table:

@@ -201,6 +201,11 @@ def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects
     from pipeline.progress import progress_bar
 
     data = load_config(layout).data
+    if data.sources:
+        raise UsageError(
+            f"--layout {layout}: has the sources {', '.join(data.sources)}, and a generated cohort is of one layout; "
+            "name a config with a single one"
+        )
     with progress_bar("scans") as advance:
         summary = write_cohort(
             out,

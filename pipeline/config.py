@@ -58,7 +58,7 @@ def _no_other_placeholder(pattern: str, *allowed: str) -> None:
     placeholders(pattern)
 
 
-class DataConfig(Section):
+class LayoutConfig(Section):
     """Where scans and masks lie below the data folder.
 
     Either `image` and `mask` are patterns with a `{case}` placeholder (and optionally `{patient}`), or `manifest`
@@ -66,44 +66,13 @@ class DataConfig(Section):
     `{SPAN}`, a number, or by the date `{YYYY}`, `{MM}`, `{DD}`.
     """
 
-    root: str | None = Field(None, description="data folder; `--data` overrides it")
     image: str | None = Field(None, description="pattern of the scans, for example images/{case}.nii.gz")
     mask: str | None = Field(None, description="pattern of the masks, for example masks/{case}.nii.gz")
     manifest: str | None = Field(None, description="CSV file instead of the patterns")
     patient: str | None = Field(
         None, description="regular expression on the case id whose first group is the patient id"
     )
-    spans: Positive = Field(1, description="how many of the newest spans are read: a rolling window")
     lesion_labels: list[int] | None = Field(None, description="mask labels that are blood; default: all but 0")
-    max_voxels: Positive = Field(512 * 1024 * 1024, description="a larger scan is quarantined unread")
-    min_slices: Positive = Field(1, description="a scan with fewer slices is quarantined")
-    max_memory_gib: float = Field(2.0, gt=0, description="a scan that takes more to read is quarantined unread")
-    max_quarantined: Fraction = Field(0.25, description="a larger share of quarantined scans stops the run")
-    expect_lesions: bool = Field(False, description="quarantine a scan whose mask is empty")
-    resample_masks: bool = Field(False, description="resample a mask whose grid differs from the scan's by rounding")
-    checks: dict[str, Policy] = Field(
-        default_factory=dict, description="severity by check code instead of the registry's: error, warning or off"
-    )
-
-    @field_validator("checks", mode="before")
-    @classmethod
-    def _off_is_no_boolean(cls, checks: Any) -> Any:
-        """YAML reads a bare `off` as false."""
-        if isinstance(checks, dict):
-            return {code: "off" if policy is False else policy for code, policy in checks.items()}
-        return checks
-
-    @field_validator("checks")
-    @classmethod
-    def _known_checks(cls, checks: dict[str, Policy]) -> dict[str, Policy]:
-        for code, policy in checks.items():
-            if code not in CHECKS:
-                close = difflib.get_close_matches(code, CHECKS, n=1)
-                hint = f"did you mean {close[0]}? " if close else ""
-                raise ValueError(f"{code} is no check; {hint}allowed: {', '.join(CHECKS)}")
-            if CHECKS[code].fatal and policy != "error":
-                raise ValueError(f"{code} cannot be {policy}: a scan cannot be used after it")
-        return checks
 
     @field_validator("image", "mask")
     @classmethod
@@ -134,8 +103,12 @@ class DataConfig(Section):
                 raise ValueError("must have a group that holds the patient id, for example ^([0-9]+)_")
         return expression
 
-    @model_validator(mode="after")
-    def _layout(self) -> DataConfig:
+    def span_placeholders(self) -> tuple[str, ...]:
+        """How it tells spans apart, if it does.
+
+        Raises:
+            ValueError: The layout is incomplete, doubled, or its scans and masks tell spans otherwise.
+        """
         if self.manifest and (self.image or self.mask):
             raise ValueError("give either manifest or image and mask, not both")
         if not self.manifest and not (self.image and self.mask):
@@ -143,6 +116,84 @@ class DataConfig(Section):
         found = placeholders(self.manifest or self.image or "")
         if self.mask and placeholders(self.mask) != found:
             raise ValueError(f"image and mask must tell spans alike, found {self.image} and {self.mask}")
+        return found
+
+
+class SourceConfig(LayoutConfig):
+    """The layout of one source among several; `lesion_labels` goes before that of the section `data`."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        self.span_placeholders()
+        return self
+
+
+class DataConfig(LayoutConfig):
+    """Which scans there are, and which of them can be used.
+
+    Either one layout stands in the section itself, or `sources` holds several, each with a name that is put before
+    its case ids and patient ids.
+    """
+
+    root: str | None = Field(None, description="data folder; `--data` overrides it")
+    sources: dict[str, SourceConfig] = Field(
+        default_factory=dict, description="layouts by the name of their source, instead of the one layout"
+    )
+    spans: Positive = Field(1, description="how many of the newest spans are read: a rolling window")
+    max_voxels: Positive = Field(512 * 1024 * 1024, description="a larger scan is quarantined unread")
+    min_slices: Positive = Field(1, description="a scan with fewer slices is quarantined")
+    max_memory_gib: float = Field(2.0, gt=0, description="a scan that takes more to read is quarantined unread")
+    max_quarantined: Fraction = Field(0.25, description="a larger share of quarantined scans stops the run")
+    expect_lesions: bool = Field(False, description="quarantine a scan whose mask is empty")
+    resample_masks: bool = Field(False, description="resample a mask whose grid differs from the scan's by rounding")
+    checks: dict[str, Policy] = Field(
+        default_factory=dict, description="severity by check code instead of the registry's: error, warning or off"
+    )
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, checks: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        if isinstance(checks, dict):
+            return {code: "off" if policy is False else policy for code, policy in checks.items()}
+        return checks
+
+    @field_validator("checks")
+    @classmethod
+    def _known_checks(cls, checks: dict[str, Policy]) -> dict[str, Policy]:
+        for code, policy in checks.items():
+            if code not in CHECKS:
+                close = difflib.get_close_matches(code, CHECKS, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise ValueError(f"{code} is no check; {hint}allowed: {', '.join(CHECKS)}")
+            if CHECKS[code].fatal and policy != "error":
+                raise ValueError(f"{code} cannot be {policy}: a scan cannot be used after it")
+        return checks
+
+    @field_validator("sources")
+    @classmethod
+    def _distinct_names(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        for name in sources:
+            if not re.fullmatch("[a-z0-9][a-z0-9_]{0,30}", name):
+                raise ValueError(f"found {name!r}, wanted a name of up to 31 small letters, digits and underscores")
+            clash = next((other for other in sources if other.startswith(f"{name}_")), None)
+            if clash is not None:
+                raise ValueError(f"{name} and {clash} might make one case id of two; rename one of them")
+        return sources
+
+    @model_validator(mode="after")
+    def _layout(self) -> DataConfig:
+        if not self.sources:
+            found = self.span_placeholders()
+        else:
+            own = [key for key in ("image", "mask", "manifest", "patient") if getattr(self, key) is not None]
+            if own:
+                raise ValueError(f"give either sources or one layout, found sources and {', '.join(own)}")
+            told = {name: source.span_placeholders() for name, source in self.sources.items()}
+            found = next(iter(told.values()))
+            if set(told.values()) != {found}:
+                ways = ", ".join(f"{name} {' '.join(way) or 'none'}" for name, way in told.items())
+                raise ValueError(f"all sources must tell spans alike, found {ways}")
         if self.spans > 1 and not found:
             raise ValueError(
                 f"spans: found {self.spans}, but the layout tells no spans apart; write {{SPAN}} or "
@@ -465,7 +516,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the section at `location` knows."""
     model: Any = Config
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or part not in model.model_fields:  # a place in a list, a name in a mapping
             continue
         annotation = model.model_fields[part].annotation
         arguments = [

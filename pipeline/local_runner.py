@@ -189,14 +189,18 @@ def _newest(served: list[Path]) -> str | None:
 
 def _preflight(config: Config, data: Path) -> Cohort:
     """Finds within a second what would else fail after TFX has started."""
-    from components.nifti_example_gen.layout import find_cases
+    from components.nifti_example_gen.layout import find_cases, layouts
     from components.nifti_example_gen.spans import placeholders, span_name
     from components.nifti_example_gen.splits import deal
 
-    cohort = find_cases(data, config.data.model_dump())
+    section = config.data.model_dump()
+    cohort = find_cases(data, section)
     dealt = deal(cohort.cases, config.splits.model_dump())
     counts = ", ".join(f"{name} {len(cases)}" for name, cases in dealt.items())
-    pattern = config.data.manifest or config.data.image or ""
+    for source in section["sources"]:
+        members = (sum(case.source == source for case in cases) for cases in dealt.values())
+        counts += f"; {source} {'/'.join(map(str, members))}"
+    pattern = layouts(section)[0].pattern
     names = [span_name(span, pattern) for span in cohort.spans]
     spans = f", span{'s' if len(names) > 1 else ''} {', '.join(names)}" if placeholders(pattern) else ""
     again = f", {len(cohort.superseded)} older ones that came again left out" if cohort.superseded else ""

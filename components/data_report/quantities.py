@@ -42,6 +42,7 @@ _RANKS |= {1.0: "1st percentile", 50.0: "Median"}
 _OF_HEAD = "Per scan the median over the slices that show the head."
 
 QUANTITIES = (
+    Quantity("source", "Source", "", "", lambda record: record["source"] or None),
     Quantity(
         "lesion_ml", "Blood volume", "ml", "By the masks, on the scan's own grid.",
         lambda record: record["lesion_ml"], (0.0, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0),

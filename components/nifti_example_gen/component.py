@@ -11,7 +11,7 @@ from tfx.proto import example_gen_pb2
 
 from components.nifti_example_gen.driver import Driver
 from components.nifti_example_gen.executor import Executor
-from components.nifti_example_gen.layout import pattern_to_glob
+from components.nifti_example_gen.layout import layouts, pattern_to_glob
 from components.nifti_example_gen.splits import SPLITS
 
 
@@ -38,11 +38,14 @@ class NiftiExampleGen(FileBasedExampleGen):
             config: JSON of the configuration's sections data, grid and splits.
             code_version: Changes when the code does, so that its cached results are not reused.
         """
-        data = json.loads(config)["data"]
-        if data["manifest"]:
-            inputs = {"manifest": data["manifest"]}
-        else:
-            inputs = {"images": pattern_to_glob(data["image"]), "masks": pattern_to_glob(data["mask"])}
+        inputs: dict[str, str] = {}
+        for layout in layouts(json.loads(config)["data"]):
+            prefix = f"{layout.source}_" if layout.source else ""
+            if layout.manifest:
+                inputs[f"{prefix}manifest"] = layout.manifest
+            else:
+                inputs[f"{prefix}images"] = pattern_to_glob(layout.image)
+                inputs[f"{prefix}masks"] = pattern_to_glob(layout.mask)
         payload = any_pb2.Any()
         payload.Pack(wrappers_pb2.StringValue(value=json.dumps({"config": config, "code_version": code_version})))
         super().__init__(

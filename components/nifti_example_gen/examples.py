@@ -18,7 +18,7 @@ from components.imaging.errors import ScanError
 from components.imaging.head import Head
 from components.imaging.postprocess import pack_mask
 from components.imaging.scan import Scan, prepare_scan
-from components.nifti_example_gen.layout import Case
+from components.nifti_example_gen.layout import Case, data_for
 from schema import features as f
 
 
@@ -44,6 +44,7 @@ class CaseRecord:
             median over the slices that show the head.
         image_digest: Hash of the scan's own content, to find one image under two case ids.
         findings: Warnings and repairs: `code`, `severity`, `message` and `value` of each.
+        source: Its source; empty where the data has but one layout.
     """
 
     case_id: str
@@ -62,6 +63,7 @@ class CaseRecord:
     head_hu: dict[str, float]
     image_digest: str = ""
     findings: list[dict[str, Any]] = field(default_factory=list)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def read_case(case: Case, data: Mapping[str, Any], grid: Mapping[str, Any]) -> I
     Raises:
         ScanError: A check says that the scan or its mask cannot be used; the code is the check's.
     """
-    checked = check_case(case.image, case.mask, data)
+    checked = check_case(case.image, case.mask, data_for(case, data))
     if checked.error is not None:
         raise ScanError(checked.error.code, checked.error.message)
     assert checked.volume is not None  # only an error keeps a scan or mask from being read
@@ -181,6 +183,7 @@ def slice_examples(
         head_hu=_head_hu(scan.head),
         image_digest=ingested.image_digest,
         findings=[asdict(finding) for finding in ingested.findings],
+        source=case.source,
     )
     return records, record
 

@@ -56,7 +56,7 @@ def span_of(groups: Mapping[str, str | None], path: str) -> int:
     try:
         return (datetime.date(int(year), int(month), int(day)) - EPOCH).days
     except ValueError:
-        raise UsageError(f"{path}: {year}-{month}-{day} is no date; rename the folder, or mend data.image") from None
+        raise UsageError(f"{path}: {year}-{month}-{day} is no date; rename the folder, or mend the layout") from None
 
 
 def span_name(span: int, pattern: str) -> str:

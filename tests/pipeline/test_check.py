@@ -162,6 +162,26 @@ def test_a_layout_is_found_without_a_config(sound: Path, tmp_path: Path) -> None
     assert len(check_folder(tmp_path, fitting_config(tmp_path)).cases) == 2
 
 
+def test_several_sources_are_found_and_checked_each_with_its_own_labels(sound: Path, tmp_path: Path) -> None:
+    for number in ("001", "002"):
+        for kind in ("images", "masks"):
+            target = tmp_path / "phe_sich" / kind / f"{number}.nii.gz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sound / kind / f"{number}.nii.gz", target)
+    folder = tmp_path / "ct_ich" / "001"
+    folder.mkdir(parents=True)
+    shutil.copy(sound / "images" / "003.nii.gz", folder / "image.nii.gz")
+    assert fitting_config(tmp_path).name == "demo"  # half of a source is none
+    shutil.copy(sound / "masks" / "003.nii.gz", folder / "mask.nii.gz")
+    assert fitting_config(tmp_path).name == "real_mixed"
+    settings = ["data.expect_lesions=true", "data.sources.ct_ich.lesion_labels=[7]"]
+    found = {case.case_id: case for case in check_folder(tmp_path, load_config("real_mixed", settings)).cases}
+    assert [(name, case.patient_id) for name, case in found.items()] == [
+        (name, name) for name in ("ct_ich_001", "phe_sich_001", "phe_sich_002")]  # fmt: skip
+    assert [name for name, case in found.items() if "mask-empty" in {item.code for item in case.findings}] == [
+        "ct_ich_001"]  # fmt: skip
+
+
 @pytest.mark.parametrize(("copies", "others", "trait"), [(10, 1, True), (10, 4, False), (8, 0, False)])
 def test_a_finding_on_nearly_every_scan_is_a_property_of_the_source(
     cohort: CohortSummary, tmp_path: Path, copies: int, others: int, trait: bool

@@ -215,6 +215,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[object]], list[str]]] = {
     # phantom
     "foreign folder": (foreign_folder, ["cohort is not empty"]),
     "unknown defect": (plain("phantom", "new", "--defects", "cracks"), ["unknown defect 'cracks'"]),
+    "several layouts": (
+        plain("phantom", "new", "--layout", "real_mixed"), ["--layout real_mixed", "the sources phe_sich, ct_ich"]),
     "unknown layout": (plain("phantom", "new", "--layout", "nope"), ["nope: no such config"]),
 }  # fmt: skip
 

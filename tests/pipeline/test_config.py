@@ -95,6 +95,55 @@ def test_refusal_names_path_value_and_what_is_allowed(minimal: Path, setting: st
     assert "errors.pydantic.dev" not in message
 
 
+TWO = """
+name: tiny
+data:
+  sources:
+    a: {image: "a/{case}.nii", mask: "a/{case}_m.nii"}
+    b: {manifest: b.csv, lesion_labels: [2]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (["data.image='{case}.nii'"], "data: give either sources or one layout, found sources and image"),
+        (["data.manifest=m.csv", "data.patient=(.)"], "found sources and manifest, patient"),
+        (["data.sources.a.mask=null"], "data.sources.a: needs image and mask patterns, or a manifest"),
+        (["data.sources.b.image='{case}.nii'"], "data.sources.b: give either manifest or image and mask, not both"),
+        (["data.sources.c={}"], "data.sources.c: needs image and mask patterns"),
+        (["data.sources.c=null"], "data.sources.c: found None"),
+        (["data.sources.a.image='*.nii'"], "data.sources.a.image: found '*.nii'; must contain {case} once"),
+        (["data.sources.a.imag=x"], "data.sources.a.imag: unknown key; did you mean image? allowed: image, lesion_"),
+        (["data.sources.a.min_slices=2"], "data.sources.a.min_slices: unknown key"),
+        (["data.sources={image: {imag: x}}"], "data.sources.image.imag: unknown key; did you mean image?"),
+        (["data.sources.B={manifest: m.csv}"], "data.sources: found 'B', wanted a name of up to 31 small letters"),
+        ([f"data.sources.{'c' * 32}={{manifest: m.csv}}"], "wanted a name of up to 31"),
+        (["data.sources.a_b={manifest: m.csv}"], "data.sources: a and a_b might make one case id of two"),
+        (["data.sources.b.manifest='{SPAN}.csv'"], "data: all sources must tell spans alike, found a none, b {SPAN}"),
+        (["data.spans=2"], "data: spans: found 2, but the layout tells no spans apart"),
+    ],
+)  # fmt: skip
+def test_refusal_of_sources(tmp_path: Path, settings: list[str], wanted: str) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(TWO)
+    message = refusal(path, *settings)
+    assert wanted in message, message
+    assert len(message.splitlines()) == 2
+
+
+def test_sources_stand_in_place_of_the_one_layout(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(TWO)
+    found = load_config(path, ["data.lesion_labels=[1]", "data.sources.a.image=x/{case}.nii"]).data
+    assert list(found.sources) == ["a", "b"]
+    assert (found.sources["a"].image, found.sources["a"].lesion_labels) == ("x/{case}.nii", None)
+    assert (found.image, found.lesion_labels, found.sources["b"].lesion_labels) == (None, [1], [2])
+    dated = "s/{YYYY}{MM}{DD}"
+    told = {"a.image": f"'{dated}/{{case}}.nii'", "a.mask": f"'m/{dated}/{{case}}.nii'", "b.manifest": f"'{dated}.csv'"}
+    assert load_config(path, ["data.spans=2", *(f"data.sources.{key}={value}" for key, value in told.items())])
+
+
 def test_combinations_of_two_allowed_values(minimal: Path) -> None:
     load_config(minimal, ["network.depth=7"])  # 256 pixels are two of 128
     load_config(minimal, ["training.dice_weight=0"])
@@ -222,7 +271,8 @@ def test_shipped_configs_load_by_name_and_by_path(name: str) -> None:
 
 
 def test_the_promised_configs_are_shipped() -> None:
-    assert {"bhsd", "ct_ich", "demo", "instance2022", "phe_sich", "production_gpu"} <= set(shipped_configs())
+    promised = {"bhsd", "ct_ich", "demo", "instance2022", "phe_sich", "production_gpu", "real_mixed"}
+    assert promised <= set(shipped_configs())
 
 
 def test_a_folder_of_a_shipped_name_does_not_hide_the_config(

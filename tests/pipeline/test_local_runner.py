@@ -134,6 +134,19 @@ def test_one_line_a_stage_and_the_rest_in_the_log(
     assert outcome.log.read_text() == log(tmp_path / "out")
 
 
+def test_of_several_sources_the_first_line_counts_each(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = (data / "manifest.csv").read_text().splitlines()
+    (data / "one.csv").write_text("\n".join([*lines[:3], lines[1].replace("train,train", "other,train", 1)]))
+    (data / "two.csv").write_text("\n".join([lines[0], lines[3]]))
+    sources = {"a": {"manifest": "one.csv"}, "b": {"manifest": "two.csv"}}
+    config = Config.model_validate({**CONFIG.model_dump(), "data": {"sources": sources}})
+    run(data, tmp_path / "out", config=config)
+    first = capfd.readouterr().out.splitlines()[0]
+    assert first == "tiny: 4 scans (train 2, val 1, test 1; a 2/1/0; b 0/0/1), 0 incomplete"
+
+
 def test_the_summary_of_a_pushed_model(
     tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

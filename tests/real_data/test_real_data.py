@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from components.nifti_example_gen.layout import find_cases
+from components.nifti_example_gen.splits import deal
 from pipeline.config import load_config
 from tests.command import ich
 from tests.test_end_to_end import itk_dice
@@ -98,3 +99,13 @@ def test_every_real_case_is_found_by_its_layout() -> None:
     for name, count in (("phe_sich", 60), ("ct_ich", 22)):
         cohort = find_cases(DATA / name, load_config(name).data.model_dump())
         assert len(cohort.cases) == count and not cohort.quarantined
+
+
+def test_of_the_mixed_sources_each_has_patients_in_val_and_test() -> None:
+    config = load_config("real_mixed")
+    dealt = deal(find_cases(DATA, config.data.model_dump()).cases, config.splits.model_dump())
+    counts = {
+        source: [len({case.patient_id for case in cases if case.source == source}) for cases in dealt.values()]
+        for source in config.data.sources
+    }
+    assert counts == {"phe_sich": [43, 8, 9], "ct_ich": [15, 3, 4]}

@@ -78,8 +78,15 @@ def test_what_a_scan_lacks_is_counted_and_what_all_lack_is_left_out() -> None:
     found = one("brain_hu_mean", train=[record("a", brain_hu_mean=None), record("b"), record("c", brain_hu_mean=40.0)])
     assert found["groups"]["train"]["missing"] == 1
     assert sum(found["groups"]["train"]["counts"]) == 2
-    keys = {item["key"] for item in distributions({"train": [record("a", brain_hu_mean=None)]})}
-    assert keys == {quantity.key for quantity in QUANTITIES} - {"brain_hu_mean"}
+    keys = {item["key"] for item in distributions({"train": [record("a", brain_hu_mean=None, source="")]})}
+    assert keys == {quantity.key for quantity in QUANTITIES} - {"brain_hu_mean", "source"}
+
+
+def test_sources_are_counted_where_there_are_several() -> None:
+    found = one("source", train=[record(name, source=name[0]) for name in ("a1", "b1", "b2")], previous=[record("a1")])
+    assert found["labels"] == ["b", "a"]
+    assert found["groups"]["train"]["counts"] == [2, 1]
+    assert found["groups"]["previous"]["missing"] == 1
 
 
 def test_a_listing_of_an_older_version_shows_what_it_holds() -> None:

@@ -154,6 +154,36 @@ def write_manifest(folder: Path, splits: dict[str, str]) -> None:
     (folder / "list.csv").write_text("\n".join(["case_id,patient_id,image,mask,split", *lines]) + "\n")
 
 
+def test_sources_of_different_layouts_and_labels_are_mixed(cohort: CohortSummary, tmp_path: Path) -> None:
+    """Equal ids, and of one source another label is blood."""
+    link(cohort, tmp_path / "data" / "one", ["001", "002", "003"])
+    for case, origin in (("001", "004"), ("002", "005")):
+        (tmp_path / "data" / "two" / case).mkdir(parents=True)
+        for kind in ("image", "mask"):
+            file = tmp_path / "data" / "two" / case / f"{kind}.nii.gz"
+            file.symlink_to(cohort.out / f"{kind}s" / f"{origin}.nii.gz")
+    layouts = {
+        "one": {"image": "one/images/{case}.nii.gz", "mask": "one/masks/{case}.nii.gz"},
+        "two": {"image": "two/{case}/image.nii.gz", "mask": "two/{case}/mask.nii.gz", "lesion_labels": [7]},
+    }
+    summary = execute(
+        tmp_path / "data", tmp_path / "out", data={"sources": layouts},
+        splits={"train": 40, "val": 30, "test": 30, "salt": "h"},
+    )  # fmt: skip
+    cases = {case["case_id"]: case for case in summary["cases"]}
+    assert {name: (case["patient_id"], case["source"]) for name, case in cases.items()} == {
+        "one_001": ("one_001", "one"), "one_002": ("one_002", "one"), "one_003": ("one_003", "one"),
+        "two_001": ("two_001", "two"), "two_002": ("two_002", "two"),
+    }  # fmt: skip
+    volumes = {case.case_id: float(sum(case.volumes_ml)) for case in cohort.cases}
+    for number in ("001", "002", "003"):
+        assert cases[f"one_{number}"]["lesion_ml"] == pytest.approx(volumes[number], rel=1e-3)
+    assert volumes["002"] and volumes["004"] and volumes["005"]
+    assert cases["two_001"]["lesion_ml"] == cases["two_002"]["lesion_ml"] == 0  # no mask has a label 7
+    rows = [row for split in f.SPLITS for row in read(tmp_path / "out", split)]
+    assert {row[f.CASE_ID].bytes_list.value[0].decode() for row in rows} == set(cases)
+
+
 # --- checks between cases -------------------------------------------------------------------------------------
 
 

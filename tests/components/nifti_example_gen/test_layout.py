@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.imaging.errors import UsageError
-from components.nifti_example_gen.layout import Case, find_cases, pattern_to_glob
+from components.nifti_example_gen.layout import Case, data_for, find_cases, layouts, pattern_to_glob
 
 PATTERNS = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz"}
 
@@ -128,6 +128,13 @@ def test_glob() -> None:
     assert pattern_to_glob("{patient}/x_{case}.nii.gz") == "*/x_*.nii.gz"
 
 
+def test_a_star_beside_a_placeholder(tmp_path: Path) -> None:
+    """`**` within a name is an error to pathlib."""
+    touch(tmp_path, "ct/scan7.nii", "masks/m7.nii")
+    assert found(tmp_path, data(image="ct/*{case}.nii", mask="masks/*{case}.nii")) == [
+        ("7", "7", "ct/scan7.nii", "masks/m7.nii")]  # fmt: skip
+
+
 # --- manifest -------------------------------------------------------------------------------------------------
 
 HEADER = "case_id,patient_id,image,mask,split\n"
@@ -233,3 +240,72 @@ def test_a_star_stands_for_any_part_of_a_name(tmp_path: Path) -> None:
     cohort = find_cases(tmp_path, data)
     assert [case.case_id for case in cohort.cases] == ["sub-01", "sub-02"]
     assert [case.image.name for case in cohort.cases] == ["ct_a.nii.gz", "ct_b.nii.gz"]
+
+
+# --- several sources ------------------------------------------------------------------------------------------
+
+
+def sources(**values: dict[str, Any]) -> dict[str, Any]:
+    """The section `data` with these sources."""
+    return data(sources={name: data(**{"lesion_labels": None, **layout}) for name, layout in values.items()})
+
+
+FLAT = {"image": "a/images/{case}.nii.gz", "mask": "a/masks/{case}.nii.gz"}
+FOLDERS = {"image": "b/{case}/image.nii", "mask": "b/{case}/mask.nii"}
+
+
+def test_equal_ids_of_two_sources_are_two_patients(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"a/{kind}/{case}.nii.gz" for kind in ("images", "masks") for case in ("1", "2")))
+    touch(tmp_path, "b/1/image.nii", "b/1/mask.nii", "b/9/image.nii", "a/masks/7.nii.gz")
+    cohort = find_cases(tmp_path, sources(b=FOLDERS, a=FLAT))
+    assert cohort.cases == [
+        Case("a_1", "a_1", tmp_path / "a/images/1.nii.gz", tmp_path / "a/masks/1.nii.gz", source="a"),
+        Case("a_2", "a_2", tmp_path / "a/images/2.nii.gz", tmp_path / "a/masks/2.nii.gz", source="a"),
+        Case("b_1", "b_1", tmp_path / "b/1/image.nii", tmp_path / "b/1/mask.nii", source="b"),
+    ]
+    assert [(item.case_id, item.code) for item in cohort.quarantined] == [
+        ("a_7", "missing-image"), ("b_9", "missing-mask")]  # fmt: skip
+    assert str(tmp_path / "b/9/mask.nii") in cohort.quarantined[1].reason
+    assert len(cohort.files) == 8  # what is incomplete counts too
+
+
+def test_a_source_has_its_own_manifest_and_its_own_patients(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"b/{case}/{kind}.nii" for case in ("12_a", "12_b") for kind in ("image", "mask")))
+    manifest(tmp_path, HEADER + "1,p1,a.nii,a_m.nii,val\n")
+    settings = sources(b={**FOLDERS, "patient": "^([0-9]+)_"}, listed={"manifest": "list.csv"})
+    assert [(case.case_id, case.patient_id, case.split) for case in find_cases(tmp_path, settings).cases] == [
+        ("b_12_a", "b_12", ""), ("b_12_b", "b_12", ""), ("listed_1", "listed_p1", "val")]  # fmt: skip
+
+
+def test_what_is_wrong_with_one_source_names_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a/images/1.nii.gz", "a/masks/1.nii.gz")
+    with pytest.raises(
+        UsageError, match=r"no complete case of source b found for b/\{case\}/image\.nii with .*data\.sources\.b\.image"
+    ):
+        find_cases(tmp_path, sources(a=FLAT, b=FOLDERS))
+    with pytest.raises(UsageError, match=r"b\.csv: no such manifest \(data\.sources\.b\.manifest\)"):
+        find_cases(tmp_path, sources(a=FLAT, b={"manifest": "b.csv"}))
+    with pytest.raises(UsageError, match=r"data\.sources\.a\.patient: '\^x\(\.\)' does not match the case id 1"):
+        find_cases(tmp_path, sources(a={**FLAT, "patient": "^x(.)"}))
+
+
+def test_a_scan_of_two_sources_would_be_two_patients(tmp_path: Path) -> None:
+    touch(tmp_path, "a/images/1.nii.gz", "a/masks/1.nii.gz")
+    with pytest.raises(UsageError, match=r"a/images/1\.nii\.gz: is a scan of the sources a and b"):
+        find_cases(tmp_path, sources(a=FLAT, b=FLAT))
+
+
+def test_lesion_labels_are_those_of_the_source_where_it_has_some() -> None:
+    settings = sources(a={**FLAT, "lesion_labels": [2]}, b=FOLDERS) | {"lesion_labels": [1], "min_slices": 3}
+    one, other, plain = (Case("1", "1", Path("i"), Path("m"), source=name) for name in ("a", "b", ""))
+    assert data_for(one, settings) == {**settings, "lesion_labels": [2]}
+    assert data_for(other, settings) == settings
+    assert data_for(plain, data(lesion_labels=[4]))["lesion_labels"] == [4]
+
+
+def test_layouts() -> None:
+    (only,) = layouts(data(**PATTERNS))
+    assert (only.source, only.key, only.image, only.manifest) == ("", "data", PATTERNS["image"], "")
+    flat, listed = layouts(sources(a=FLAT, b={"manifest": "b.csv"}))
+    assert (flat.key, flat.pattern, listed.key, listed.pattern) == (
+        "data.sources.a", FLAT["image"], "data.sources.b", "b.csv")  # fmt: skip

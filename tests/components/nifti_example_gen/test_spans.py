@@ -18,7 +18,7 @@ from components.nifti_example_gen.layout import Superseded, find_cases, fingerpr
 from components.nifti_example_gen.spans import placeholders, span_name, span_of
 from components.nifti_example_gen.splits import split_of
 from tests.components.nifti_example_gen.cohorts import component, execute
-from tests.components.nifti_example_gen.test_layout import HEADER, data, touch
+from tests.components.nifti_example_gen.test_layout import HEADER, data, sources, touch
 
 NUMBERED = {"image": "span-{SPAN}/images/{case}.nii.gz", "mask": "span-{SPAN}/masks/{case}.nii.gz"}
 DATED = {"image": "{YYYY}-{MM}-{DD}/{case}.nii", "mask": "{YYYY}-{MM}-{DD}/{case}_mask.nii"}
@@ -97,6 +97,26 @@ def test_an_incomplete_newer_scan_does_not_hide_the_complete_older_one(tmp_path:
     (missing,) = cohort.quarantined
     assert (missing.case_id, missing.code) == ("a", "missing-mask")
     assert str(tmp_path / "span-2/masks/a.nii.gz") in missing.reason
+
+
+def test_a_span_is_one_delivery_of_all_sources(tmp_path: Path) -> None:
+    layout = {name: {key: f"{name}/{pattern}" for key, pattern in NUMBERED.items()} for name in ("a", "b")}
+    for span in ("1", "2", "3"):
+        deliver(tmp_path / "a", span, "x")
+    deliver(tmp_path / "b", "1", "x", "y")
+    deliver(tmp_path / "b", "2", "x")
+
+    def read(spans: int, newest: int | None = None) -> tuple[dict[str, int], tuple[int, ...]]:
+        cohort = find_cases(tmp_path, {**sources(**layout), "spans": spans}, newest=newest)
+        return {case.case_id: case.span for case in cohort.cases}, cohort.spans
+
+    assert read(1) == ({"a_x": 3}, (3,))
+    assert read(2) == ({"a_x": 3, "b_x": 2}, (3, 2))
+    assert read(3) == ({"a_x": 3, "b_x": 2, "b_y": 1}, (3, 2, 1))
+    assert read(1, newest=2) == ({"a_x": 2, "b_x": 2}, (2,))
+    touch(tmp_path, "b/span-3/images/z.nii.gz")  # delivered, but without a mask
+    with pytest.raises(UsageError, match=r"no complete case of source b found in the newest span 3 .*z\.nii\.gz"):
+        read(1)
 
 
 def test_masks_of_another_span_do_not_count(tmp_path: Path) -> None:
