@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.imaging.checks.registry import CHECKS, Policy
 from components.imaging.errors import UsageError
@@ -38,6 +38,8 @@ def _read_yaml(text: str) -> Any:
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
@@ -312,11 +314,49 @@ class InferenceConfig(Section):
     mirror: bool = Field(False, description="average with the mirrored slices; twice the time")
 
 
-class PostprocessConfig(Section):
-    """From probabilities to a mask; frozen into the model's contract."""
+def _ordered(found: list[float]) -> list[float]:
+    """Raises a ValueError for a range that holds nothing."""
+    if found[0] >= found[1]:
+        raise ValueError("wanted the lower HU first, then the higher one, for example [20, 110]")
+    return found
 
-    threshold: float = Field(0.5, gt=0, lt=1)
+
+HuRange = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+
+
+class PostprocessConfig(Section):
+    """From probabilities to a mask; frozen into the model's contract.
+
+    The first five say how. With `tune` they are used while training, and the search on the validation split that
+    follows starts from them and leaves them as they are where nothing tried is clearly better.
+    """
+
+    threshold: Probability = Field(0.5, description="probability from which a voxel is lesion")
+    core_threshold: Probability | None = Field(
+        None, description="components without a voxel of this probability are dropped; default: threshold, all stay"
+    )
     min_component_ml: float = Field(0.0, ge=0, description="smaller connected components are dropped")
+    fill_holes: bool = Field(False, description="what lesion encloses within a slice becomes lesion")
+    hu_range: HuRange | None = Field(None, description="components whose mean HU lies outside are dropped")
+    tune: bool = Field(True, description="choose all five on the validation split after training")
+    thresholds: list[Probability] = Field([0.3, 0.4, 0.5, 0.6, 0.7], max_length=20, description="tried")
+    core_thresholds: list[Probability] = Field(
+        [0.7, 0.9], max_length=20, description="tried besides the threshold itself; those below it are passed over"
+    )
+    component_sizes_ml: list[NotNegative] = Field([0.0, 0.1, 0.3, 0.5, 1.0], max_length=20, description="tried")
+    hu_ranges: list[HuRange] = Field([[20.0, 110.0]], max_length=20, description="tried besides none at all")
+    false_positive_weight: float = Field(
+        0.01, ge=0, description="mean Dice that tuning gives for one false-positive component less a scan"
+    )
+
+    @model_validator(mode="after")
+    def _core_above(self) -> PostprocessConfig:
+        if self.core_threshold is not None and self.core_threshold < self.threshold:
+            raise ValueError(
+                f"core_threshold: found {self.core_threshold}, wanted the threshold {self.threshold} or more; "
+                "leave it out to switch it off"
+            )
+        return self
 
 
 class GateConfig(Section):

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from components.imaging.errors import UsageError
+from components.imaging.postprocess import Postprocess
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a client of the older format would compute something else."""
 
 
@@ -23,12 +24,13 @@ class Contract:
         context_slices: Neighbouring slices a side that go with each slice.
         windows: HU windows, in the graph; for information.
         normalisation: `none` or `brain`; with `brain` a request carries the brain's HU mean and deviation.
-        threshold: Probability from which a voxel is lesion.
-        min_component_ml: Smaller connected components are dropped.
+        postprocess: How probabilities become a mask: what `Postprocess.to_dict` returns.
         data_fingerprint: Hash of the cases trained on.
         config_fingerprint: Hash of the configuration that shaped the model.
         patients: Patients per split.
         metrics: Figures of the validation split at export, by name.
+        tuning: How the post-processing was chosen on the validation split, see `Tuning.to_dict`; empty where it was
+            not tuned.
         versions: Versions of the packages that made the model.
         format: Version of this contract.
     """
@@ -39,12 +41,12 @@ class Contract:
     context_slices: int
     windows: list[dict[str, Any]]
     normalisation: str
-    threshold: float
-    min_component_ml: float
+    postprocess: dict[str, Any]
     data_fingerprint: str
     config_fingerprint: str
     patients: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float | None] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -57,7 +59,7 @@ class Contract:
         """Reads what `to_json` wrote.
 
         Raises:
-            UsageError: Not such a contract, or one of a newer format.
+            UsageError: Not such a contract, one of another format, or an incomplete one.
         """
         try:
             tree = json.loads(text)
@@ -65,9 +67,14 @@ class Contract:
         except (ValueError, KeyError, TypeError):
             raise UsageError("the model carries no contract; was it made by this program?") from None
         if version != FORMAT:
-            raise UsageError(f"the model's contract has format {version}, this program reads {FORMAT}; upgrade it")
+            raise UsageError(
+                f"the model's contract has format {version}, this program reads {FORMAT}; "
+                "train the model again, or use the version of the program that made it"
+            )
         known = {item.name for item in fields(cls)}
         try:
-            return cls(**{key: value for key, value in tree.items() if key in known})
-        except TypeError as error:
+            made = cls(**{key: value for key, value in tree.items() if key in known})
+            Postprocess.from_dict(made.postprocess)
+            return made
+        except (TypeError, ValueError) as error:
             raise UsageError(f"the model's contract is incomplete ({error}); export the model again") from None

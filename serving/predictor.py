@@ -13,7 +13,7 @@ import numpy as np
 
 from components.imaging.errors import UsageError
 from components.imaging.nifti import Volume, read_volume
-from components.imaging.postprocess import outline, quantise
+from components.imaging.postprocess import Postprocess, outline, quantise
 from components.imaging.scan import Scan, prepare_scan
 from serving.contract import Contract
 from serving.versions import read_contract, versions
@@ -108,12 +108,7 @@ class Predictor:
         prepared = time.monotonic()
         quantised = quantise(self.probabilities(scan))
         inferred = time.monotonic()
-        mask = outline(
-            quantised,
-            scan.geometry,
-            threshold=self.contract.threshold,
-            min_component_ml=self.contract.min_component_ml,
-        )
+        mask = outline(quantised, scan.geometry, Postprocess.from_dict(self.contract.postprocess), scan.hu)
         finished = time.monotonic()
         report = {
             "model": self.contract.model_name,

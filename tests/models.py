@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.imaging.postprocess import Postprocess
 from schema import features as f
 from serving.contract import Contract
 from serving.versions import CONTRACT_FILE
@@ -58,8 +59,16 @@ class Arithmetic:
         return tf.cast(plane < self.upper, tf.float32) * tf.sigmoid(self.slope * (plane - self.level))
 
 
+def postprocess(threshold: float = 0.5, **changes: Any) -> Postprocess:
+    """A threshold alone, unless more is given."""
+    off = {"core_threshold": None, "min_component_ml": 0.0, "fill_holes": False, "hu_range": None}
+    return Postprocess.from_dict({"threshold": threshold, **off, **changes})
+
+
 def contract(**changes: Any) -> Contract:
-    """A contract of the tiny grid of 32 pixels of 6 mm."""
+    """A contract of the tiny grid of 32 pixels of 6 mm; settings of the post-processing may be given by their names."""
+    settings = {item.name for item in fields(Postprocess)} & set(changes)
+    chosen = {name: changes.pop(name) for name in settings}
     values: dict[str, Any] = {
         "model_name": "ich",
         "grid_size": 32,
@@ -67,8 +76,7 @@ def contract(**changes: Any) -> Contract:
         "context_slices": 0,
         "windows": [{"name": "brain", "level": 40.0, "width": 80.0}],
         "normalisation": "none",
-        "threshold": 0.5,
-        "min_component_ml": 0.0,
+        "postprocess": postprocess(**chosen).to_dict(),
         "data_fingerprint": "0123456789abcdef",
         "config_fingerprint": "fedcba9876543210",
         "patients": {"train": 1, "val": 1, "test": 1},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tensorflow_model_analysis.extractors import (
     unbatch_extractor,
 )
 
-from components.imaging.postprocess import quantise, relevant
+from components.imaging.postprocess import near_lesion, own_hu, quantise, relevant
 from schema import features as f
 from serving.contract import Contract
 from serving.versions import read_contract
@@ -71,8 +72,15 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
         values = by_model[name]
         if isinstance(values, dict):
             values = values["probability"]
-        planes = relevant(quantise(np.asarray(values)), contract.threshold)
-        slices = [pack_prediction(plane, contract) for plane in planes]
+        quantised = quantise(np.asarray(values))
+        near = near_lesion(quantised, contract.postprocess["threshold"])
+        planes = relevant(quantised, near)
+        hu: Sequence[np.ndarray | None] = [None] * len(planes)
+        if contract.postprocess["hu_range"] is not None:
+            images = np.asarray(extracts[tfma.FEATURES_KEY][f.IMAGE], dtype=object).ravel()
+            whole = np.stack([own_hu(image, contract.grid_size, contract.context_slices) for image in images])
+            hu = list(relevant(whole, near))
+        slices = [pack_prediction(plane, contract, below) for plane, below in zip(planes, hu, strict=True)]
         packed[name] = np.array(slices, dtype=object)
     return {
         tfma.FEATURES_KEY: {name: extracts[tfma.FEATURES_KEY][name] for name in KEPT_FEATURES},
@@ -80,22 +88,32 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
     }
 
 
-def pack_prediction(quantised: np.ndarray, contract: Contract) -> bytes:
-    """A slice's quantised probabilities of shape (size, size) with the post-processing its model asks for."""
+def pack_prediction(quantised: np.ndarray, contract: Contract, hu: np.ndarray | None = None) -> bytes:
+    """What is needed of a slice to outline it later.
+
+    Args:
+        quantised: Quantised probabilities, uint8 of shape (size, size).
+        contract: Of the model that made them; says how to post-process.
+        hu: HU on the model grid, int16 of the same shape, where the post-processing looks at them.
+    """
     header = json.dumps(
         {
             "grid_size": contract.grid_size,
             "grid_spacing_mm": contract.grid_spacing_mm,
-            "threshold": contract.threshold,
-            "min_component_ml": contract.min_component_ml,
+            "postprocess": contract.postprocess,
         }
     ).encode()
-    return struct.pack("<H", len(header)) + header + zlib.compress(quantised.tobytes(), 1)
+    pixels = quantised.tobytes() + (b"" if hu is None else hu.astype("<i2").tobytes())
+    return struct.pack("<H", len(header)) + header + zlib.compress(pixels, 1)
 
 
-def unpack_prediction(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    """The inverse of `pack_prediction`: uint8 of shape (size, size), and the header."""
+def unpack_prediction(data: bytes) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """The inverse of `pack_prediction`: uint8 and, where they were packed, int16 of shape (size, size); the header."""
     (length,) = struct.unpack_from("<H", data)
     header: dict[str, Any] = json.loads(data[2 : 2 + length])
-    pixels = np.frombuffer(zlib.decompress(data[2 + length :]), np.uint8)
-    return pixels.reshape(header["grid_size"], header["grid_size"]), header
+    content = zlib.decompress(data[2 + length :])
+    size = header["grid_size"]
+    pixels = np.frombuffer(content, np.uint8, size * size).reshape(size, size)
+    if len(content) == size * size:
+        return pixels, None, header
+    return pixels, np.frombuffer(content, "<i2", size * size, size * size).reshape(size, size), header

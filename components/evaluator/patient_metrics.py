@@ -13,7 +13,7 @@ from tensorflow_model_analysis.metrics import metric_types, metric_util
 from components.evaluator.extractors import unpack_prediction
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import scan_metrics
-from components.imaging.postprocess import outline, unpack_mask
+from components.imaging.postprocess import Postprocess, outline, unpack_mask
 from schema import features as f
 
 MEANS = (
@@ -92,7 +92,7 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     if not np.array_equal(indices[order], np.arange(shape[0])):
         raise ValueError(f"a scan of {shape[0]} slices came with the slices {sorted(indices.tolist())}")
     unpacked = [unpack_prediction(packed[index]) for index in order]
-    header = unpacked[0][1]
+    header = unpacked[0][2]
     spacing = np.asarray(features[f.SPACING_MM], dtype=np.float64).reshape(-1, 3)[0]
     center = np.asarray(features[f.GRID_CENTER], dtype=np.float64).reshape(-1, 2)[0]
     geometry = Geometry(
@@ -105,11 +105,12 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     )
     masks = np.asarray(features[f.NATIVE_MASK], dtype=object).ravel()
     truth = np.stack([unpack_mask(masks[index], shape[1], shape[2]) for index in order])
+    below = [hu for _, hu, _ in unpacked if hu is not None]
     predicted = outline(
-        np.stack([plane for plane, _ in unpacked]),
+        np.stack([plane for plane, _, _ in unpacked]),
         geometry,
-        threshold=header["threshold"],
-        min_component_ml=header["min_component_ml"],
+        Postprocess.from_dict(header["postprocess"]),
+        np.stack(below) if below else None,
     )
     measured: dict[str, Any] = scan_metrics(truth, predicted, geometry.spacing_mm).as_dict()
     return {

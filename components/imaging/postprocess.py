@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -14,63 +17,264 @@ from components.imaging.geometry import Geometry
 LEVELS = 255
 """Probabilities are rounded to so many steps first: what is sent between stages then gives the very same mask."""
 
+IN_PLANE = np.pad(ndimage.generate_binary_structure(2, 1)[np.newaxis], ((1, 1), (0, 0), (0, 0)))
+"""A pixel and its four neighbours within the slice, none in the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postprocess:
+    """How probabilities become a mask; `outline` does the steps in the order of these.
+
+    Attributes:
+        threshold: Probability from which a voxel is lesion.
+        fill_holes: Whether what lesion encloses within a slice becomes lesion.
+        core_threshold: A component is kept only if one of its voxels has this probability (hysteresis: Canny 1986);
+            the threshold itself keeps all.
+        min_component_ml: Smallest component that is kept.
+        hu_range: A component whose mean HU lies outside is dropped; None keeps all.
+    """
+
+    threshold: float
+    fill_holes: bool = False
+    core_threshold: float
+    min_component_ml: float = 0.0
+    hu_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= self.core_threshold < 1:
+            raise ValueError(
+                f"threshold {self.threshold} and core_threshold {self.core_threshold}: wanted above 0, below 1 and "
+                "the core's not below the other"
+            )
+        if self.min_component_ml < 0:
+            raise ValueError(f"min_component_ml: found {self.min_component_ml}, wanted 0 or more")
+        if self.hu_range is not None and not self.hu_range[0] < self.hu_range[1]:
+            raise ValueError(f"hu_range: found {list(self.hu_range)}, wanted a lower and a higher HU")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Postprocess:
+        """Reads what `to_dict` wrote, or the section `postprocess` of the configuration; ignores further keys.
+
+        Args:
+            values: By name; a `core_threshold` of None is the threshold.
+
+        Raises:
+            ValueError: A value is missing, of a wrong type or out of range.
+        """
+        try:
+            known: dict[str, Any] = {item.name: values[item.name] for item in fields(cls)}
+            if known["core_threshold"] is None:
+                known["core_threshold"] = known["threshold"]
+            if known["hu_range"] is not None:
+                low, high = known["hu_range"]
+                known["hu_range"] = (float(low), float(high))
+            return cls(**known)
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]} is missing") from None
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by name, ready for JSON."""
+        return {**asdict(self), "hu_range": None if self.hu_range is None else list(self.hu_range)}
+
+
+@dataclass(frozen=True)
+class Components:
+    """What decides which connected components (26 neighbours) of a scan are kept; one value a component.
+
+    Attributes:
+        voxels: Native voxels, with those of filled holes; int64.
+        peak: Highest probability, in steps of 1/255; float32.
+        hu: Mean HU, of the model grid's nearest pixels, over the voxels that reach the threshold themselves;
+            float64, or None where HU are not known.
+    """
+
+    voxels: np.ndarray
+    peak: np.ndarray
+    hu: np.ndarray | None
+
+    def kept(self, post: Postprocess, voxel_ml: float) -> np.ndarray:
+        """Which components are kept, bool; the mask must have been cut and filled as `post` says."""
+        smallest = int(np.ceil(post.min_component_ml / voxel_ml - 1e-9))
+        keep = (self.voxels >= smallest) & (self.peak >= _steps(post.core_threshold))
+        if post.hu_range is not None:
+            if self.hu is None:
+                raise ValueError(f"hu_range {list(post.hu_range)}: the scan's HU must be given")
+            keep &= (self.hu >= post.hu_range[0]) & (self.hu <= post.hu_range[1])
+        return np.asarray(keep)
+
+
+@dataclass(frozen=True)
+class Native:
+    """Interpolated probabilities where they can reach a threshold.
+
+    Attributes:
+        place: Slices, rows and columns of the scan.
+        values: Probabilities there in steps of 1/255, float32.
+        hu: HU of the model grid's nearest pixels there, int16, or None.
+    """
+
+    place: tuple[slice, slice, slice]
+    values: np.ndarray
+    hu: np.ndarray | None
+
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities in [0, 1] of any shape as uint8 in steps of 1/255."""
     return np.rint(np.clip(probabilities, 0.0, 1.0) * LEVELS).astype(np.uint8)
 
 
-def relevant(quantised: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities without those that no outline can depend on: `outline` gives the same mask for less to keep.
+def near_lesion(quantised: np.ndarray, threshold: float) -> np.ndarray:
+    """The only grid pixels that an outline can depend on, whatever its settings above the threshold.
 
     A native pixel lies between at most 2 x 2 grid pixels and reaches the threshold only if one of them does, so what
-    is farther than one pixel from any that does is set to 0.
+    is farther than one pixel from any that does plays no part.
 
     Args:
         quantised: uint8 of shape (slices, size, size).
         threshold: Probability from which a voxel is lesion.
 
     Returns:
-        uint8 of the same shape.
+        bool of the same shape.
     """
-    likely = quantised >= threshold * LEVELS
-    near = ndimage.binary_dilation(likely, structure=np.ones((1, 3, 3), bool)) if likely.any() else likely
-    return np.where(near, quantised, np.uint8(0))
+    likely = np.asarray(quantised >= threshold * LEVELS)
+    return ndimage.binary_dilation(likely, structure=np.ones((1, 3, 3), bool)) if likely.any() else likely
+
+
+def relevant(values: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Probabilities or HU where `near_lesion` says so, 0 elsewhere: the same outline for less to keep."""
+    return np.where(near, values, values.dtype.type(0))
 
 
 def outline(
-    quantised: np.ndarray, geometry: Geometry, *, threshold: float, min_component_ml: float = 0.0
+    quantised: np.ndarray, geometry: Geometry, post: Postprocess, hu: np.ndarray | None = None
 ) -> np.ndarray:
     """The lesion mask of a scan.
 
-    Probabilities are interpolated linearly to the native pixels, cut at the threshold, and connected components
-    (26 neighbours) below the smallest volume are dropped.
+    Probabilities are interpolated linearly to the native pixels and cut at the threshold, holes are filled, and
+    connected components (26 neighbours) that `post` refuses are dropped.
 
     Args:
         quantised: uint8 of shape (slices, size, size) from `quantise`.
         geometry: The scan's geometry.
-        threshold: Probability from which a voxel is lesion.
-        min_component_ml: Smallest component that is kept.
+        post: The settings.
+        hu: HU on the model grid, int16 of the same shape; needed where `post.hu_range` is set.
 
     Returns:
         bool of shape `geometry.native_shape`, canonical orientation.
+
+    Raises:
+        ValueError: HU are needed and not given.
     """
     mask = np.zeros(geometry.native_shape, dtype=bool)
+    native = to_native(quantised, geometry, post.threshold, hu if post.hu_range is not None else None)
+    if native is None:
+        return mask
+    keeps_all = post.core_threshold == post.threshold and post.min_component_ml == 0 and post.hu_range is None
+    if keeps_all:
+        reached = native.values >= _steps(post.threshold)
+        mask[native.place] = filled(reached) if post.fill_holes else reached
+        return mask
+    labels, components = find_components(native, post.threshold, fill_holes=post.fill_holes)
+    mask[native.place] = np.concatenate([[False], components.kept(post, geometry.voxel_ml)])[labels]
+    return mask
+
+
+def to_native(
+    quantised: np.ndarray, geometry: Geometry, threshold: float, hu: np.ndarray | None = None
+) -> Native | None:
+    """Interpolates to native pixels, but only in the box that holds all that can reach the threshold.
+
+    Args:
+        quantised: uint8 of shape (slices, size, size) from `quantise`.
+        geometry: The scan's geometry.
+        threshold: Lowest probability of interest.
+        hu: HU on the model grid, int16 of the same shape.
+
+    Returns:
+        The box, or None where nothing of the scan can reach the threshold.
+    """
     # Interpolation never exceeds its largest neighbour, so only pixels that reach the threshold matter.
     likely = quantised >= threshold * LEVELS
     slices = np.flatnonzero(likely.any(axis=(1, 2)))
     if slices.size == 0:
-        return mask
-    first, last = slices[0], slices[-1] + 1
+        return None
+    between = slice(int(slices[0]), int(slices[-1]) + 1)
     spans = [np.flatnonzero(likely.any(axis=axes)) for axes in ((0, 2), (0, 1))]
     rows, columns = geometry.native_window(*((int(span[0]), int(span[-1]) + 1) for span in spans))
-    native = geometry.to_native(quantised[first:last], rows, columns)
-    found = native >= np.float32(threshold * LEVELS)
-    if min_component_ml > 0:
-        smallest = int(np.ceil(min_component_ml / geometry.voxel_ml - 1e-9))
-        found = np.asarray(cc3d.dust(found, threshold=smallest, connectivity=26)) > 0
-    mask[first:last, rows, columns] = found
-    return mask
+    values = geometry.to_native(quantised[between], rows, columns)
+    if values.size == 0:
+        return None
+    if hu is None:
+        return Native((between, rows, columns), values, None)
+    row_pixels, column_pixels = _nearest(geometry, 1, rows), _nearest(geometry, 2, columns)
+    return Native((between, rows, columns), values, hu[between][:, row_pixels[:, np.newaxis], column_pixels])
+
+
+def find_components(native: Native, threshold: float, *, fill_holes: bool) -> tuple[np.ndarray, Components]:
+    """The connected components (26 neighbours) of what reaches a threshold.
+
+    Args:
+        native: From `to_native` with a threshold no higher than this one.
+        threshold: Probability from which a voxel is lesion.
+        fill_holes: Whether holes are filled before.
+
+    Returns:
+        Labels from 1 in the box of `native`, and what is known of each component.
+    """
+    reached = native.values >= _steps(threshold)
+    labels, count = cc3d.connected_components(
+        filled(reached) if fill_holes else reached, connectivity=26, return_N=True
+    )
+    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    own = labels[reached]
+    peak = np.zeros(count + 1, np.float32)
+    np.maximum.at(peak, own, native.values[reached])
+    hu = None
+    if native.hu is not None:
+        # Whole numbers, so the order of summing leaves no trace.
+        total = np.bincount(own, weights=native.hu[reached].astype(np.float64), minlength=count + 1)
+        hu = (total / np.maximum(np.bincount(own, minlength=count + 1), 1))[1:]
+    return labels, Components(voxels, peak[1:], hu)
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask with what it encloses within a slice.
+
+    A hole is a part of the background (4 neighbours) that does not reach the border of the array, so an array that
+    holds the whole lesion gives what the whole slice would give.
+
+    Args:
+        mask: bool of shape (slices, rows, columns).
+
+    Returns:
+        bool of the same shape.
+    """
+    background, count = ndimage.label(~mask, IN_PLANE)
+    outside = np.zeros(count + 1, bool)
+    for edge in (background[:, 0], background[:, -1], background[:, :, 0], background[:, :, -1]):
+        outside[edge.ravel()] = True
+    outside[0] = False  # lesion
+    return ~outside[background]
+
+
+def _steps(probability: float) -> np.float32:
+    """A probability on the scale of interpolated, quantised ones."""
+    return np.float32(probability * LEVELS)
+
+
+def _nearest(geometry: Geometry, axis: int, wanted: slice) -> np.ndarray:
+    """The grid pixel next to each native row (axis 1) or column (axis 2)."""
+    step = geometry.spacing_mm[axis] / geometry.grid_spacing_mm
+    positions = (np.arange(wanted.start, wanted.stop) - geometry.grid_center[axis - 1]) * step
+    return np.clip(np.rint(positions + (geometry.grid_size - 1) / 2), 0, geometry.grid_size - 1).astype(np.intp)
+
+
+def own_hu(image: bytes, size: int, context_slices: int) -> np.ndarray:
+    """The slice's own HU in an example's `image`, int16 of shape (size, size), without its neighbours."""
+    count = size * size
+    return np.frombuffer(image, "<i2", count, 2 * count * context_slices).reshape(size, size)
 
 
 def pack_mask(mask: np.ndarray) -> bytes:

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import IchError
+from components.imaging.postprocess import Postprocess
 from components.trainer.data import count_slices, list_shards, steps_per_epoch, train_dataset
 from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
@@ -18,7 +19,8 @@ from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.network import build_network
 from components.trainer.progress import Progress, Terminal
 from components.trainer.step import make_predict
-from components.trainer.validation import Validation, validate, validation_dataset
+from components.trainer.tuning import Tuning, needs_hu
+from components.trainer.validation import Validation, tune_postprocess, validate, validation_dataset
 from components.transform.preprocessing import CONFIG_KEY
 from serving.contract import Contract
 
@@ -26,7 +28,10 @@ HISTORY_FILE = "history.json"
 
 
 def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
-    """Trains, validates and exports.
+    """Trains, tunes the post-processing, validates and exports.
+
+    Post-processing is tuned on the validation split and with the exported network; the final figures, of that split
+    too, are those of the tuned settings.
 
     Args:
         fn_args: TFX's FnArgs. `custom_config` holds the sections grid, windows, normalisation, network, training,
@@ -68,7 +73,13 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
 
     exported = network if config["training"]["precision"] == "float32" else _network(config, "float32")
     exported.set_weights(network.get_weights())
-    final = Validator(val, tft_output, config, exported)()
+    validator = Validator(val, tft_output, config, exported, mirror=config["inference"]["mirror"])
+    post, tuning = Postprocess.from_dict(config["postprocess"]), {}
+    if config["postprocess"]["tune"]:
+        tuned = validator.tune()
+        progress.say(tuned.summary())
+        post, tuning = tuned.chosen.post, tuned.to_dict()
+    final = validator(post)
     metrics: dict[str, float | None] = {
         "val_dice": final.mean,
         "val_dice_sd": final.sd,
@@ -84,12 +95,12 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         context_slices=config["grid"]["context_slices"],
         windows=config["windows"],
         normalisation=config["normalisation"],
-        threshold=config["postprocess"]["threshold"],
-        min_component_ml=config["postprocess"]["min_component_ml"],
+        postprocess=post.to_dict(),
         data_fingerprint=custom.get("data_fingerprint", origin.fingerprint),
         config_fingerprint=custom.get("config_fingerprint", key),
         patients=origin.patients,
         metrics=metrics,
+        tuning=tuning,
         versions=package_versions(),
     )
     export_model(fn_args.serving_model_dir, exported, tft_output, config, contract)
@@ -97,7 +108,14 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         _copy_logs(folder, fn_args.model_run_dir)
         _write_json(
             f"{fn_args.model_run_dir}/{HISTORY_FILE}",
-            {"finished": state.finished, "epochs": state.history, "val_dice": final.dice, "metrics": metrics},
+            {
+                "finished": state.finished,
+                "epochs": state.history,
+                "val_dice": final.dice,
+                "metrics": metrics,
+                "postprocess": post.to_dict(),
+                "tuning": tuning,
+            },
         )
 
 
@@ -105,15 +123,39 @@ class Validator:
     """Validates one network on the validation split; reads it anew each time, so that memory stays flat."""
 
     def __init__(
-        self, shards: Sequence[str], tft_output: Any, config: Mapping[str, Any], network: keras.Model
+        self,
+        shards: Sequence[str],
+        tft_output: Any,
+        config: Mapping[str, Any],
+        network: keras.Model,
+        *,
+        mirror: bool = False,
     ) -> None:
-        self._dataset = validation_dataset(shards, tft_output)
-        self._predict = make_predict(network)
+        """Takes the split.
+
+        Args:
+            shards: Files of its examples.
+            tft_output: The Transform output.
+            config: The sections grid and postprocess.
+            network: The network, whose weights may change from call to call.
+            mirror: Average with what it makes of the mirrored slices.
+        """
+        self._plain = validation_dataset(shards, tft_output)
+        self._with_hu = validation_dataset(shards, tft_output, hu=True)
+        self._predict = make_predict(network, mirror=mirror)
         self._config = config
 
-    def __call__(self) -> Validation:
-        """Runs the validation."""
-        return validate(self._predict, self._dataset, self._config["grid"], self._config["postprocess"])
+    def __call__(self, post: Postprocess | None = None) -> Validation:
+        """Runs the validation with the given post-processing; by default with the configured one."""
+        post = post or Postprocess.from_dict(self._config["postprocess"])
+        dataset = self._plain if post.hu_range is None else self._with_hu
+        return validate(self._predict, dataset, self._config["grid"], post)
+
+    def tune(self) -> Tuning:
+        """Chooses the post-processing for the network as it is."""
+        section = self._config["postprocess"]
+        dataset = self._with_hu if needs_hu(section) else self._plain
+        return tune_postprocess(self._predict, dataset, self._config["grid"], section)
 
 
 def _network(config: Mapping[str, Any], precision: str) -> keras.Model:

@@ -1,9 +1,9 @@
-"""Patient Dice on the scans' own grids, one scan in memory at a time."""
+"""Patient Dice, and the choice of the post-processing, on the scans' own grids, one scan in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,25 @@ import tensorflow as tf
 from components.imaging.errors import IchError
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import dice
-from components.imaging.postprocess import outline, quantise, unpack_mask
+from components.imaging.postprocess import Postprocess, outline, own_hu, quantise, unpack_mask
 from components.trainer.data import raw_spec, read_records
+from components.trainer.tuning import Tuning, count_case, needs_hu, thresholds, tune
 from schema import features as f
 
 BATCH = 8
 NETWORK_FEATURES = (f.IMAGE, f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)
-CASE_FEATURES = (f.CASE_ID, f.SLICE_INDEX, f.SLICE_COUNT, f.NATIVE_MASK, f.NATIVE_SHAPE, f.SPACING_MM, f.GRID_CENTER)
+CASE_FEATURES = (
+    f.CASE_ID,
+    f.PATIENT_ID,
+    f.SLICE_INDEX,
+    f.SLICE_COUNT,
+    f.NATIVE_MASK,
+    f.NATIVE_SHAPE,
+    f.SPACING_MM,
+    f.GRID_CENTER,
+)
+
+NO_SLICES = "the validation split holds no slices; check the splits section"
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 """From float32 (n, size, size, channels) to probabilities (n, size, size, 1)."""
@@ -30,34 +42,51 @@ class Validation:
 
     Attributes:
         dice: Dice by case.
+        patients: The patient by case; a case that is not in it is a patient of its own.
     """
 
     dice: dict[str, float]
+    patients: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
-        """Mean over the cases."""
-        return float(np.mean(list(self.dice.values())))
+        """Mean over the patients, whose scans are averaged first."""
+        return float(np.mean(self._by_patient()))
 
     @property
     def sd(self) -> float:
-        """Standard deviation over the cases, with n in the denominator."""
-        return float(np.std(list(self.dice.values())))
+        """Standard deviation over the patients, with n in the denominator."""
+        return float(np.std(self._by_patient()))
+
+    def _by_patient(self) -> list[float]:
+        scans: dict[str, list[float]] = {}
+        for case, found in self.dice.items():
+            scans.setdefault(self.patients.get(case, case), []).append(found)
+        return [float(np.mean(found)) for found in scans.values()]
 
 
-def validation_dataset(shards: Sequence[str], tft_output: Any, *, batch: int = BATCH) -> tf.data.Dataset:
+def validation_dataset(
+    shards: Sequence[str], tft_output: Any, *, batch: int = BATCH, hu: bool = False
+) -> tf.data.Dataset:
     """All slices in the order in which they are stored.
+
+    Args:
+        shards: Files of examples.
+        tft_output: The Transform output.
+        batch: Slices a batch.
+        hu: Whether the image's own HU are wanted too, as the raw feature `image`.
 
     Returns:
         Pairs of the network's input, float32 (n, size, size, channels), and the raw features `CASE_FEATURES`.
     """
     spec = raw_spec(tft_output, [*NETWORK_FEATURES, *CASE_FEATURES])
+    kept = (*CASE_FEATURES, f.IMAGE) if hu else CASE_FEATURES
     layer = tft_output.transform_features_layer()
 
     def finish(records: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         raw = tf.io.parse_example(records, spec)
         image = layer({name: raw[name] for name in NETWORK_FEATURES})[f.IMAGE_XF]
-        return image, {name: raw[name] for name in CASE_FEATURES}
+        return image, {name: raw[name] for name in kept}
 
     return read_records(list(shards)).batch(batch).map(finish, num_parallel_calls=1, deterministic=True).prefetch(2)
 
@@ -66,7 +95,7 @@ def validate(
     predict: Predict,
     dataset: tf.data.Dataset,
     grid: Mapping[str, Any],
-    postprocess: Mapping[str, Any],
+    post: Postprocess,
     *,
     report: Callable[[int], None] = lambda cases: None,
 ) -> Validation:
@@ -74,21 +103,55 @@ def validate(
 
     Args:
         predict: The network.
-        dataset: From `validation_dataset`.
+        dataset: From `validation_dataset`, with HU where `post.hu_range` is set.
         grid: The section `grid` of the configuration.
-        postprocess: The section `postprocess`.
+        post: The post-processing.
         report: Called with the number of cases done.
 
     Raises:
         IchError: No case, or slices of a case are missing.
     """
     found: dict[str, float] = {}
+    patients: dict[str, str] = {}
     for case in _cases(predict, dataset):
-        found[case.case_id] = case.dice(grid, postprocess)
+        mask = outline(case.probabilities(), case.geometry(grid), post, case.hu_of(grid))
+        found[case.case_id] = dice(np.stack(case.masks), mask)
+        patients[case.case_id] = case.patient_id
         report(len(found))
     if not found:
-        raise IchError("the validation split holds no slices; check the splits section")
-    return Validation(found)
+        raise IchError(NO_SLICES)
+    return Validation(found, patients)
+
+
+def tune_postprocess(
+    predict: Predict,
+    dataset: tf.data.Dataset,
+    grid: Mapping[str, Any],
+    section: Mapping[str, Any],
+    *,
+    report: Callable[[int], None] = lambda cases: None,
+) -> Tuning:
+    """Chooses the post-processing for a network; one pass, of which only counts are kept.
+
+    Args:
+        predict: The network, as it is to be served.
+        dataset: From `validation_dataset`, with HU where `needs_hu` says so.
+        grid: The section `grid` of the configuration.
+        section: The section `postprocess`.
+        report: Called with the number of cases done.
+
+    Raises:
+        IchError: No case, or slices of a case are missing.
+    """
+    counts = []
+    for case in _cases(predict, dataset):
+        hu = case.hu_of(grid) if needs_hu(section) else None
+        truth, geometry = np.stack(case.masks), case.geometry(grid)
+        counts.append(count_case(case.patient_id, case.probabilities(), truth, geometry, thresholds(section), hu))
+        report(len(counts))
+    if not counts:
+        raise IchError(NO_SLICES)
+    return tune(counts, section)
 
 
 @dataclass
@@ -96,24 +159,28 @@ class _Case:
     """Slices of one scan, collected in order."""
 
     case_id: str
+    patient_id: str
     count: int
     native_shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     grid_center: tuple[float, float]
-    quantised: list[np.ndarray]
-    masks: list[np.ndarray]
+    quantised: list[np.ndarray] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
 
-    def dice(self, grid: Mapping[str, Any], postprocess: Mapping[str, Any]) -> float:
+    def geometry(self, grid: Mapping[str, Any]) -> Geometry:
+        return Geometry(self.native_shape, self.spacing_mm, self.grid_center, grid["size"], grid["spacing_mm"])
+
+    def probabilities(self) -> np.ndarray:
         if len(self.masks) != self.count:
             raise IchError(f"case {self.case_id}: found {len(self.masks)} slices, wanted {self.count}; ingest it anew")
-        geometry = Geometry(self.native_shape, self.spacing_mm, self.grid_center, grid["size"], grid["spacing_mm"])
-        found = outline(
-            np.stack(self.quantised),
-            geometry,
-            threshold=postprocess["threshold"],
-            min_component_ml=postprocess["min_component_ml"],
-        )
-        return dice(np.stack(self.masks), found)
+        return np.stack(self.quantised)
+
+    def hu_of(self, grid: Mapping[str, Any]) -> np.ndarray | None:
+        """HU on the model grid, int16 of shape (slices, size, size), where the dataset gives them."""
+        if not self.images:
+            return None
+        return np.stack([own_hu(image, grid["size"], grid["context_slices"]) for image in self.images])
 
 
 def _cases(predict: Predict, dataset: tf.data.Dataset) -> Iterator[_Case]:
@@ -128,22 +195,24 @@ def _cases(predict: Predict, dataset: tf.data.Dataset) -> Iterator[_Case]:
                 if current is not None:
                     yield current
                 slices, rows, columns = (int(value) for value in values[f.NATIVE_SHAPE][row])
-                spacing = tuple(float(value) for value in values[f.SPACING_MM][row])
+                # Features are float32; rounding brings back the decimals that ingestion wrote.
+                spacing = tuple(round(float(value), 5) for value in values[f.SPACING_MM][row])
                 center = tuple(float(value) for value in values[f.GRID_CENTER][row])
                 current = _Case(
                     case_id,
+                    values[f.PATIENT_ID][row, 0].decode(),
                     int(values[f.SLICE_COUNT][row, 0]),
                     (slices, rows, columns),
                     (spacing[0], spacing[1], spacing[2]),
                     (center[0], center[1]),
-                    [],
-                    [],
                 )
             expected = len(current.masks)
             if int(values[f.SLICE_INDEX][row, 0]) != expected:
                 index = int(values[f.SLICE_INDEX][row, 0])
                 raise IchError(f"case {case_id}: found slice {index}, wanted {expected}; ingest it anew")
             current.quantised.append(plane)
+            if f.IMAGE in values:
+                current.images.append(values[f.IMAGE][row, 0])
             current.masks.append(unpack_mask(values[f.NATIVE_MASK][row, 0], *current.native_shape[1:]))
     if current is not None:
         yield current

@@ -29,6 +29,7 @@ from tests.imaging.scans import (
     to_lps,
     volume,
 )
+from tests.models import postprocess
 
 GRID = {"size": 64, "spacing_mm": 3.6}
 NOWHERE = Path("scan.nii.gz")
@@ -71,7 +72,7 @@ def test_48_storage_orders_give_one_scan_and_one_mask(
         assert (scan.head.brain_mean, scan.head.brain_sd) == (first.head.brain_mean, first.head.brain_sd), codes
         np.testing.assert_array_equal(scan.head.percentiles, first.head.percentiles, codes)
 
-        canonical = outline(quantise(probabilities(first)), scan.geometry, threshold=0.5, min_component_ml=0.2)
+        canonical = outline(quantise(probabilities(first)), scan.geometry, postprocess(min_component_ml=0.2))
         write_mask(tmp_path / "mask.nii", scan.orientation.to_stored(canonical), read)
         written = load(tmp_path / "mask.nii")
         np.testing.assert_array_equal(written.affine, load(path).affine, codes)
@@ -194,7 +195,7 @@ def test_a_perfect_network_gives_nearly_the_true_mask() -> None:
     scan = prepared(phantom.hu, phantom.affine, size=128, spacing_mm=1.8)
     truth = scan.orientation.to_canonical(phantom.mask) > 0
     coverage = scan.geometry.to_grid(truth, outside=0)
-    assert dice(outline(quantise(coverage), scan.geometry, threshold=0.5), truth) > 0.95
+    assert dice(outline(quantise(coverage), scan.geometry, postprocess()), truth) > 0.95
 
 
 def test_the_prepared_scan_shows_the_patient_the_right_way_round() -> None:

@@ -17,8 +17,13 @@ CONTRACT = Contract(
     context_slices=1,
     windows=[{"name": "brain", "level": 40.0, "width": 80.0}],
     normalisation="brain",
-    threshold=0.45,
-    min_component_ml=0.1,
+    postprocess={
+        "threshold": 0.45,
+        "core_threshold": 0.7,
+        "min_component_ml": 0.1,
+        "fill_holes": True,
+        "hu_range": [20.0, 110.0],
+    },
     data_fingerprint="00ff",
     config_fingerprint="11ff",
     patients={"train": 7, "val": 2, "test": 1},
@@ -44,7 +49,7 @@ def test_what_is_no_contract(text: str | bytes) -> None:
         Contract.from_json(text)
 
 
-@pytest.mark.parametrize("version", [FORMAT + 1, 0, "1", None])
+@pytest.mark.parametrize("version", [FORMAT + 1, FORMAT - 1, 0, "1", None])
 def test_another_format(version: Any) -> None:
     tree = {**json.loads(CONTRACT.to_json()), "format": version}
     with pytest.raises(UsageError, match=f"has format {version}, this program reads {FORMAT}"):
@@ -53,6 +58,21 @@ def test_another_format(version: Any) -> None:
 
 def test_a_missing_key_is_named() -> None:
     tree = json.loads(CONTRACT.to_json())
-    del tree["threshold"]
-    with pytest.raises(UsageError, match="threshold"):
+    del tree["grid_size"]
+    with pytest.raises(UsageError, match=r"incomplete .*grid_size"):
+        Contract.from_json(json.dumps(tree))
+
+
+@pytest.mark.parametrize("name", CONTRACT.postprocess)
+def test_a_missing_setting_of_the_post_processing_is_named(name: str) -> None:
+    tree = json.loads(CONTRACT.to_json())
+    del tree["postprocess"][name]
+    with pytest.raises(UsageError, match=f"incomplete .*{name}"):
+        Contract.from_json(json.dumps(tree))
+
+
+def test_an_impossible_setting_of_the_post_processing_is_refused() -> None:
+    tree = json.loads(CONTRACT.to_json())
+    tree["postprocess"]["core_threshold"] = 0.2
+    with pytest.raises(UsageError, match=r"core_threshold 0\.2"):
         Contract.from_json(json.dumps(tree))

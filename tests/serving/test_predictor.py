@@ -14,7 +14,7 @@ from components.imaging.postprocess import outline, quantise
 from serving.predictor import BATCH, Predictor, find_model
 from tests.cases import SHAPE, Sample, cuboid
 from tests.imaging.scans import save
-from tests.models import Arithmetic, export, unloadable
+from tests.models import Arithmetic, export, postprocess, unloadable
 
 VOXEL_ML = 5.0 * 3.0 * 3.0 / 1000
 # On the grid of 6 mm, whose pixels cover 2 x 2 native ones, these have straight edges.
@@ -91,11 +91,17 @@ def test_post_processing_comes_from_the_contract(tmp_path: Path, scan: Path) -> 
     prediction = predictor.predict(scan)
     assert prediction.report["component_count"] == 1  # the small one is dropped
     prepared = Sample("s", [LARGE, SMALL]).scan()
-    wanted = outline(
-        quantise(Arithmetic().numpy(prepared.examples(0))), prepared.geometry, threshold=0.9, min_component_ml=2.0
-    )
+    settings = postprocess(0.9, min_component_ml=2.0)
+    wanted = outline(quantise(Arithmetic().numpy(prepared.examples(0))), prepared.geometry, settings)
     np.testing.assert_array_equal(prediction.mask, wanted)
     assert prediction.mask.sum() < Predictor(_loose(tmp_path)).predict(scan).mask[1:3].sum()
+
+
+@pytest.mark.parametrize(("hu_range", "count"), [([60.0, 80.0], 2), ([72.0, 90.0], 0)])
+def test_hu_are_those_of_the_scan(tmp_path: Path, scan: Path, hu_range: list[float], count: int) -> None:
+    """Both lesions are of 70 HU; a voxel at an edge may look at the brain beside it."""
+    export(tmp_path / "model", hu_range=hu_range)
+    assert Predictor(tmp_path / "model").predict(scan).report["component_count"] == count
 
 
 def _loose(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from components.imaging.metrics import scan_metrics
 from components.imaging.postprocess import outline, quantise
 from pipeline.pipeline import SCHEMA
 from tests.cases import SPACING_MM, Sample, cuboid, write_shard
-from tests.models import Arithmetic, export
+from tests.models import Arithmetic, export, postprocess
 
 RUNNER = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
 
@@ -49,19 +49,19 @@ BINS = {"none": ["c", "d"], "small": ["b"], "medium": ["a1", "e"], "large": ["a2
 
 CANDIDATE = Arithmetic()
 SERVED = Arithmetic(level=60.0)
-"""The model in service; exported with a threshold and a smallest component of its own."""
-SERVED_POSTPROCESS = {"threshold": 0.3, "min_component_ml": 2.0}
+"""The model in service; exported with a post-processing of its own."""
+SERVED_POSTPROCESS: dict[str, Any] = {
+    "threshold": 0.3, "min_component_ml": 2.0, "core_threshold": 0.8, "fill_holes": True, "hu_range": [50.0, 75.0],
+}  # fmt: skip
 
 
-def reference(
-    network: Arithmetic, threshold: float = 0.5, min_component_ml: float = 0.0
-) -> dict[str, dict[str, float]]:
+def reference(network: Arithmetic, **settings: Any) -> dict[str, dict[str, float]]:
     """Measures by case as NumPy computes them."""
     found = {}
     for sample in SAMPLES:
         scan = sample.scan()
         quantised = quantise(network.numpy(scan.examples(0)))
-        mask = outline(quantised, scan.geometry, threshold=threshold, min_component_ml=min_component_ml)
+        mask = outline(quantised, scan.geometry, postprocess(**settings), scan.hu)
         measured = scan_metrics(sample.mask, mask, SPACING_MM).as_dict()
         found[sample.case_id] = {name: float(measured[name] or 0.0) for name in MEANS}
     return found
@@ -81,7 +81,7 @@ def means(by_case: dict[str, dict[str, float]], patients: dict[str, list[str]]) 
 @cache
 def expected(which: str) -> dict[str, float]:
     """Overall measures of candidate or baseline."""
-    by_case = reference(CANDIDATE) if which == "candidate" else reference(SERVED, 0.3, 2.0)
+    by_case = reference(CANDIDATE) if which == "candidate" else reference(SERVED, **SERVED_POSTPROCESS)
     return means(by_case, PATIENTS)
 
 
@@ -204,7 +204,7 @@ def test_the_cohort_is_worth_testing() -> None:
     assert by_case["a1"]["true_volume_ml"] == pytest.approx(2 * 12 * 12 * 0.045)
     wanted = (np.mean([1, by_case["a2"]["dice"]]) + by_case["b"]["dice"] + 1) / 5
     assert expected("candidate")["patient_dice"] == pytest.approx(wanted)
-    served = reference(SERVED, 0.3, 2.0)
+    served = reference(SERVED, **SERVED_POSTPROCESS)
     assert served["d"]["dice"] == 1  # its smallest component swallows the speck
     assert expected("baseline")["patient_dice"] > expected("candidate")["patient_dice"] + 0.1
 

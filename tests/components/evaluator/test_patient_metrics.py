@@ -13,12 +13,12 @@ from tensorflow.core.example.example_pb2 import Example
 from tensorflow_model_analysis.metrics import metric_types
 
 from components.evaluator.component import eval_config
-from components.evaluator.extractors import KEPT_FEATURES, pack_prediction, unpack_prediction
+from components.evaluator.extractors import KEPT_FEATURES, compact, pack_prediction, unpack_prediction
 from components.evaluator.patient_metrics import KEYS, MEANS, _PatientCombiner, scan_values
-from components.imaging.postprocess import quantise
+from components.imaging.postprocess import Postprocess, near_lesion, quantise
 from schema import features as f
 from tests.cases import Sample, cuboid
-from tests.models import Arithmetic, contract
+from tests.models import Arithmetic, contract, postprocess
 
 BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
 
@@ -40,9 +40,49 @@ def extracts(sample: Sample, order: list[int]) -> tuple[dict[str, Any], np.ndarr
 
 def test_packing_keeps_every_pixel_and_the_post_processing() -> None:
     plane = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
-    pixels, header = unpack_prediction(pack_prediction(plane, contract(threshold=0.3, min_component_ml=0.5)))
+    made = contract(threshold=0.3, min_component_ml=0.5)
+    pixels, hu, header = unpack_prediction(pack_prediction(plane, made))
     np.testing.assert_array_equal(pixels, plane)
-    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "threshold": 0.3, "min_component_ml": 0.5}
+    assert hu is None
+    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess}
+    assert Postprocess.from_dict(header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
+
+
+def test_packing_keeps_hu_beside_the_probabilities() -> None:
+    rng = np.random.default_rng(2)
+    plane = rng.integers(0, 256, (32, 32)).astype(np.uint8)
+    below = rng.integers(-1024, 3072, (32, 32)).astype("<i2")
+    pixels, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), below))
+    np.testing.assert_array_equal(pixels, plane)
+    assert hu is not None
+    np.testing.assert_array_equal(hu, below)
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
+    """Of the HU, those of the slice itself and only where probabilities are kept."""
+    sample = Sample("a", BLOOD)
+    scan = sample.scan()
+    images = np.array([[part.tobytes()] for part in scan.examples(context)], dtype=object)
+    features: dict[str, Any] = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}
+    batch = {"features": features, "predictions": Arithmetic().numpy(scan.examples(0))}
+    with_hu = contract(context_slices=context, hu_range=[20, 110])
+    found = compact(batch, {"": with_hu})
+    assert set(found["features"]) == set(KEPT_FEATURES)
+    quantised = quantise(Arithmetic().numpy(scan.examples(0)))
+    near = near_lesion(quantised, 0.5)
+    assert 0 < near.mean() < 0.1
+    for index, data in enumerate(found["predictions"]):
+        pixels, hu, _ = unpack_prediction(data)
+        assert hu is not None
+        np.testing.assert_array_equal(pixels, np.where(near[index], quantised[index], 0))
+        np.testing.assert_array_equal(hu, np.where(near[index], scan.hu[index], 0))
+    both = compact(
+        {**batch, "predictions": {"new": batch["predictions"], "old": batch["predictions"]}},
+        {"new": contract(context_slices=context), "old": with_hu},
+    )
+    assert both["predictions"]["old"].tolist() == found["predictions"].tolist()
+    assert all(unpack_prediction(data)[1] is None for data in both["predictions"]["new"])
 
 
 def test_a_packed_slice_is_small() -> None:

@@ -18,6 +18,7 @@ from schema import features as f
 from serving.contract import Contract
 from serving.versions import read_contract
 from tests.components.trainer.conftest import example, make_case, small_config
+from tests.models import postprocess
 
 Make = Callable[[dict[str, Any]], str]
 
@@ -25,7 +26,7 @@ Make = Callable[[dict[str, Any]], str]
 def contract(config: dict[str, Any]) -> Contract:
     return Contract(
         model_name="ich", grid_size=32, grid_spacing_mm=5.5, context_slices=config["grid"]["context_slices"],
-        windows=config["windows"], normalisation=config["normalisation"], threshold=0.5, min_component_ml=0.0,
+        windows=config["windows"], normalisation=config["normalisation"], postprocess=postprocess().to_dict(),
         data_fingerprint="d", config_fingerprint="c", metrics={"val_dice": 0.5},
     )  # fmt: skip
 

@@ -60,13 +60,26 @@ def test_a_run_trains_exports_and_is_not_repeated(
     assert set(history["val_dice"]) == {"v0", "v1"}
     # The exported weights are the best ones, so their Dice is the best of the history.
     best = max(row["val_dice"] for row in history["epochs"])
-    assert history["metrics"]["val_dice"] == pytest.approx(best, abs=1e-6)
+    tuning = history["tuning"]
+    assert tuning["start"]["dice"] == pytest.approx(best, abs=1e-4)
     assert best > 0.8
+    # Then the post-processing is tuned, and the final figures are those of what was chosen.
+    tuned = history["metrics"]["val_dice"]
+    assert tuning["chosen"]["dice"] == pytest.approx(tuned, abs=1e-5)
+    assert tuned >= best - 1e-4
+    assert tuning["chosen"] in tuning["curve"]
+    assert {row["threshold"] for row in tuning["curve"]} == {0.3, 0.4, 0.5, 0.6, 0.7}
+    (line,) = [line for line in lines.lines if "tuned" in line]
+    assert f"threshold {tuning['chosen']['threshold']:g}" in line
+    assert f"-> {tuned:.4f}" in line
     assert list((tmp_path / "model_run").glob("events.*"))
     contract = read_contract(tmp_path / "model" / "Format-Serving")
     assert contract.config_fingerprint == "c0ffee"
     assert contract.grid_size == 32
-    assert contract.metrics["val_dice"] == pytest.approx(best, abs=1e-6)
+    assert contract.metrics["val_dice"] == tuned
+    assert contract.tuning == tuning
+    assert contract.postprocess == history["postprocess"]
+    assert contract.postprocess == {name: tuning["chosen"][name] for name in contract.postprocess}
     assert sum("epoch" in line and "slices/s" in line for line in lines.lines) == 14
 
     again = Lines()
@@ -92,8 +105,17 @@ def test_the_exported_model_loads_without_our_code(
     import sys
 
     config = small_config(epochs=1)
+    # Without tuning, what is configured is exported, and measured as in training.
+    settings = {"tune": False, "threshold": 0.4, "min_component_ml": 0.2, "hu_range": [20.0, 90.0]}
+    config["postprocess"].update(settings)
     args = arguments(cohort, transform_output(config), tmp_path, config)
     run_fn(args, Silent())
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert history["metrics"]["val_dice"] == pytest.approx(history["epochs"][0]["val_dice"], abs=1e-6)
+    contract = read_contract(Path(args.serving_model_dir))
+    wanted = {"threshold": 0.4, "core_threshold": 0.4, "min_component_ml": 0.2, "fill_holes": False}
+    assert contract.postprocess == {**wanted, "hu_range": [20.0, 90.0]}
+    assert contract.tuning == history["tuning"] == {}
     code = (
         "import sys\n"
         "sys.modules['keras'] = sys.modules['tf_keras'] = sys.modules['components'] = None\n"

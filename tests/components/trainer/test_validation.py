@@ -12,9 +12,10 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import IchError
-from components.trainer.validation import validate, validation_dataset
+from components.trainer.validation import Validation, tune_postprocess, validate, validation_dataset
 from schema import features as f
 from tests.components.trainer.conftest import make_case, small_config, write_shard
+from tests.models import postprocess
 
 Make = Callable[[dict[str, Any]], str]
 
@@ -34,14 +35,15 @@ def test_dice_by_case_whatever_the_batch(cohort: dict[str, list[str]], transform
     config = small_config()
     dataset = validation_dataset(cohort["val"], tft.TFTransformOutput(transform_output(config)), batch=batch)
     done: list[int] = []
-    found = validate(by_threshold, dataset, config["grid"], config["postprocess"], report=done.append)
+    found = validate(by_threshold, dataset, config["grid"], postprocess(), report=done.append)
     assert set(found.dice) == {"v0", "v1"}
+    assert found.patients == {"v0": "v0", "v1": "v1"}
     assert done == [1, 2]
     # A grid of 5.5 mm cannot follow a mask of 4 mm exactly.
     assert min(found.dice.values()) > 0.85
     assert found.mean == pytest.approx(np.mean(list(found.dice.values())))
     assert found.sd == pytest.approx(np.std(list(found.dice.values())))
-    missed = validate(nothing, dataset, config["grid"], config["postprocess"])
+    missed = validate(nothing, dataset, config["grid"], postprocess())
     assert missed.dice == {"v0": 0.0, "v1": 0.0}
 
 
@@ -49,13 +51,13 @@ def test_no_lesion_and_none_found_is_one(transform_output: Make, tmp_path: Path)
     config = small_config()
     shard = write_shard(tmp_path / "a.gz", make_case("a", 3, 0, np.random.default_rng(0)))
     dataset = validation_dataset([shard], tft.TFTransformOutput(transform_output(config)))
-    assert validate(nothing, dataset, config["grid"], config["postprocess"]).dice == {"a": 1.0}
+    assert validate(nothing, dataset, config["grid"], postprocess()).dice == {"a": 1.0}
 
 
 def test_components_below_the_limit_are_dropped(cohort: dict[str, list[str]], transform_output: Make) -> None:
     config = small_config()
     dataset = validation_dataset(cohort["val"], tft.TFTransformOutput(transform_output(config)))
-    found = validate(by_threshold, dataset, config["grid"], {**config["postprocess"], "min_component_ml": 1e6})
+    found = validate(by_threshold, dataset, config["grid"], postprocess(min_component_ml=1e6))
     assert found.dice == {"v0": 0.0, "v1": 0.0}
 
 
@@ -69,7 +71,7 @@ def test_missing_slices_are_said(transform_output: Make, tmp_path: Path) -> None
     ):
         shard = write_shard(tmp_path / f"{name}.gz", part)
         with pytest.raises(IchError, match=f"case a: {message}"):
-            validate(nothing, validation_dataset([shard], output), config["grid"], config["postprocess"])
+            validate(nothing, validation_dataset([shard], output), config["grid"], postprocess())
 
 
 def test_an_empty_split_is_said(transform_output: Make, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_an_empty_split_is_said(transform_output: Make, tmp_path: Path) -> None:
         [write_shard(tmp_path / "a.gz", [])], tft.TFTransformOutput(transform_output(config))
     )
     with pytest.raises(IchError, match="no slices"):
-        validate(nothing, dataset, config["grid"], config["postprocess"])
+        validate(nothing, dataset, config["grid"], postprocess())
 
 
 def test_nothing_but_what_it_needs_is_parsed(cohort: dict[str, list[str]], transform_output: Make) -> None:
@@ -86,3 +88,55 @@ def test_nothing_but_what_it_needs_is_parsed(cohort: dict[str, list[str]], trans
     dataset = validation_dataset(cohort["val"], tft.TFTransformOutput(transform_output(config)))
     _, raw = dataset.element_spec
     assert f.MASK not in raw
+    assert f.IMAGE not in raw
+
+
+def test_scans_are_averaged_within_a_patient_first() -> None:
+    found = Validation({"a1": 0.2, "a2": 0.6, "b": 0.9}, {"a1": "a", "a2": "a", "b": "b"})
+    assert found.mean == pytest.approx((0.4 + 0.9) / 2)
+    assert found.sd == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_hu_are_the_slices_own(cohort: dict[str, list[str]], transform_output: Make, context: int) -> None:
+    """With context, neighbours go with each slice; the lesion of 70 HU is in the first slices only."""
+    config = small_config(context=context)
+    rng = np.random.default_rng(7)
+    records = make_case("a", 5, 1, rng, context=context)
+    shard = write_shard(Path(cohort["val"][0]).parents[1] / f"hu-{context}.gz", records)
+    dataset = validation_dataset([shard], tft.TFTransformOutput(transform_output(config)), hu=True)
+
+    def own(image: tf.Tensor) -> tf.Tensor:
+        return by_threshold(image[..., 3 * context :])
+
+    alone = validate(own, dataset, config["grid"], postprocess())
+    kept = validate(own, dataset, config["grid"], postprocess(hu_range=(55, 80)))
+    dropped = validate(own, dataset, config["grid"], postprocess(hu_range=(20, 50)))
+    assert alone.dice["a"] > 0.85
+    assert kept.dice == alone.dice
+    assert dropped.dice == {"a": 0.0}
+
+
+def test_tuning_sees_what_validation_measures(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    """Settings that miss everything are left behind, and the figures are those of a validation with what is chosen."""
+    config = small_config()
+    section = {**config["postprocess"], "threshold": 0.9, "core_threshold": 0.99999, "min_component_ml": 0.3}
+    output = tft.TFTransformOutput(transform_output(config))
+    dataset = validation_dataset(cohort["val"], output, hu=True)
+    done: list[int] = []
+    tuning = tune_postprocess(by_threshold, dataset, config["grid"], section, report=done.append)
+    assert done == [1, 2]
+    for trial in (tuning.start, tuning.chosen):
+        found = validate(by_threshold, dataset, config["grid"], trial.post)
+        assert trial.dice == pytest.approx(found.mean, abs=1e-9)
+    assert tuning.start.dice == 0
+    assert tuning.chosen.dice > 0.85
+    assert len({trial.post for trial in tuning.curve}) == len(tuning.curve)
+
+
+def test_tuning_on_an_empty_split_is_said(transform_output: Make, tmp_path: Path) -> None:
+    config = small_config()
+    output = tft.TFTransformOutput(transform_output(config))
+    dataset = validation_dataset([write_shard(tmp_path / "a.gz", [])], output, hu=True)
+    with pytest.raises(IchError, match="no slices"):
+        tune_postprocess(nothing, dataset, config["grid"], config["postprocess"])
