@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from components.evaluator.rules import SLICES
 from components.imaging.checks.registry import CHECKS, Policy
 from components.imaging.errors import UsageError
 from components.nifti_example_gen.spans import EXPRESSIONS, placeholders
@@ -363,8 +364,29 @@ class GateConfig(Section):
     """What a model must reach on the test split to be pushed."""
 
     min_mean_dice: Fraction = Field(0.5, description="lower bound on the mean patient Dice")
-    max_dice_drop: Fraction = Field(0.02, description="how far below the model in service it may lie")
+    min_dice_interval: Fraction | None = Field(
+        None, description="lower bound on the lower end of the 95 % interval of the mean patient Dice; default: none"
+    )
+    max_false_positives: NotNegative | None = Field(
+        None, description="upper bound on the mean false-positive components a scan; default: none"
+    )
+    slices: dict[str, Fraction] = Field(
+        default_factory=dict, description=f"lower bounds on the mean patient Dice of some scans: {', '.join(SLICES)}"
+    )
+    max_dice_drop: Fraction = Field(
+        0.02, description="how far below the model in service it may lie; a quarter of it where that is no chance"
+    )
     min_test_patients: Positive = Field(1, description="fewer test patients: no blessing")
+
+    @field_validator("slices")
+    @classmethod
+    def _known_slices(cls, slices: dict[str, float]) -> dict[str, float]:
+        for name in slices:
+            if name not in SLICES:
+                close = difflib.get_close_matches(name, SLICES, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise ValueError(f"{name} is no slice; {hint}allowed: {', '.join(SLICES)}")
+        return slices
 
 
 Severity = Literal["stop", "hold", "note"]

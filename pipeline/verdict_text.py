@@ -8,7 +8,12 @@ from typing import Any
 
 from pipeline.local_runner import PUSHED, Outcome
 
-_NAMES = {"patient_dice": "mean test Dice", "patients": "number of test patients"}
+_OF_A_SCAN = {
+    "served_dice": "in service {:.2f}",
+    "false_positive_components": "{:.0f} false-positive components",
+    "predicted_volume_ml": "{:.1f} ml outlined",
+    "true_volume_ml": "{:.1f} ml of blood",
+}
 
 
 def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
@@ -21,20 +26,30 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
     overall = verdict["overall"]
     yield (
         f"test split: {overall['patients']:.0f} patients, Dice {overall['patient_dice']:.3f} ± "
-        f"{overall['patient_dice_sd']:.3f}, {overall['false_positive_components']:.1f} false-positive components a scan"
+        f"{overall['patient_dice_sd']:.3f}{_interval(verdict.get('interval'))}, "
+        f"{overall['false_positive_components']:.1f} false-positive components a scan"
     )
     baseline = verdict.get("baseline") or {}
     if baseline.get("overall"):
-        yield f"in service:  version {baseline['version']}, Dice {baseline['overall']['patient_dice']:.3f}"
+        yield (
+            f"in service:  version {baseline['version']}, Dice {baseline['overall']['patient_dice']:.3f}"
+            f"{_difference(baseline.get('difference'))}"
+        )
+    for note in verdict.get("notes", []):
+        yield f"note:       {note}"
     if outcome.exit_code == PUSHED:
         yield f"pushed:     {outcome.model}"
     else:
         if verdict["failures"] or not outcome.held:
             yield "refused by the gate:"
+            told: list[dict[str, Any]] = []
             for failure in verdict["failures"]:
-                yield f"  {_reason(failure)}"
-            worst = sorted(verdict["by_case"].items(), key=lambda item: item[1]["patient_dice"])[:3]
-            yield "  worst scans: " + ", ".join(f"{case} ({values['patient_dice']:.2f})" for case, values in worst)
+                name = f"{failure['rule']}.{failure['slice']}" if failure["rule"] == "slices" else failure["rule"]
+                yield f"  {name}: {failure['message']}"
+                worst = failure["worst"]
+                if worst and worst != told:
+                    yield f"    worst: {'; '.join(map(_scan, worst))}"
+                    told = worst
         if outcome.held:
             yield "held by what was found against the data:"
             for finding in outcome.held:
@@ -49,8 +64,20 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
     yield f"log:        {outcome.log}"
 
 
-def _reason(failure: dict[str, Any]) -> str:
-    name = _NAMES.get(failure["metric"], failure["metric"])
-    if failure["is_change"]:
-        return f"{name} changed by {failure['value']:+.3f}, allowed is {failure['allowed_change']:+.3f}"
-    return f"{name} is {failure['value']:.3f}, wanted at least {failure['lower_bound']:.3f}"
+def _interval(found: dict[str, Any] | None, digits: int = 2) -> str:
+    """Of the Dice; nothing for a single patient, who has none."""
+    if not found or found["low"] is None:
+        return ""
+    return f" (95 % interval {found['low']:.{digits}f} to {found['high']:.{digits}f})"
+
+
+def _difference(found: dict[str, Any] | None) -> str:
+    """Of the candidate's Dice to that of the model in service."""
+    return f", the candidate {found['mean']:+.3f}{_interval(found, 3)}" if found else ""
+
+
+def _scan(entry: dict[str, Any]) -> str:
+    """A scan in a list of the worst, with its patient where the id does not say it."""
+    patient = "" if entry["patient_id"] == entry["case_id"] else f" of patient {entry['patient_id']}"
+    more = [text.format(entry[name]) for name, text in _OF_A_SCAN.items() if name in entry]
+    return f"{entry['case_id']}{patient} (Dice {', '.join([format(entry['dice'], '.2f'), *more])})"

@@ -10,9 +10,13 @@ from google.protobuf import wrappers_pb2
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
 from tfx.components.evaluator.component import Evaluator as TfxEvaluator
-from tfx.dsl.components.base import executor_spec
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types import standard_component_specs as specs
+from tfx.types.component_spec import ExecutionParameter
+from tfx.utils import json_utils
 
-from components.evaluator.executor import Executor
+from components.evaluator.executor import GATE_KEY, Executor
 from components.evaluator.patient_metrics import KEYS
 from schema import features as f
 
@@ -20,12 +24,20 @@ SIGNATURE = "serving_default"
 BATCH = 8
 
 
+class EvaluatorSpec(specs.EvaluatorSpec):
+    """TFX's, with the gate as a further parameter."""
+
+    PARAMETERS = {**specs.EvaluatorSpec.PARAMETERS, GATE_KEY: ExecutionParameter(type=str)}  # noqa: RUF012 - as TFX
+
+
 class Evaluator(TfxEvaluator):
-    """Measures the candidate, and the model in service where there is one, on the same scans.
+    """Measures the candidate, and the model in service where there is one, on the same scans, and decides.
+
+    TFMA measures and has no thresholds; `components.evaluator.rules` alone decides.
 
     Outputs:
         evaluation: TFMA's results, and `verdict.json`.
-        blessing: Blessed when every threshold holds.
+        blessing: Blessed when every rule of the gate holds.
 
     Example:
         >>> evaluator = Evaluator(examples=example_gen.outputs["examples"], model=trainer.outputs["model"],
@@ -34,6 +46,7 @@ class Evaluator(TfxEvaluator):
         ...                       code_version="1")
     """
 
+    SPEC_CLASS = EvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
     def __init__(
@@ -58,50 +71,34 @@ class Evaluator(TfxEvaluator):
             code_version: Changes when the code does, so that its cached results are not reused.
             split: The split to measure on.
         """
-        super().__init__(
+        spec = EvaluatorSpec(
             examples=examples,
             model=model,
             baseline_model=baseline_model,
             schema=schema,
-            example_splits=[split],
-            eval_config=eval_config(gate, code_version),
+            example_splits=json_utils.dumps([split]),
+            eval_config=eval_config(code_version),
+            gate=json.dumps(gate, sort_keys=True),
+            fairness_indicator_thresholds=json_utils.dumps(None),
             module_path="components.evaluator.extractors",
+            evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
+            blessing=types.Channel(type=standard_artifacts.ModelBlessing),
         )
+        # TFX's own constructor makes the specification itself and knows no further parameter.
+        base_beam_component.BaseBeamComponent.__init__(self, spec=spec)
 
 
-def eval_config(gate: Mapping[str, Any], code_version: str) -> config_pb2.EvalConfig:
-    """TFMA's configuration: which models, which slices, which thresholds.
+def eval_config(code_version: str) -> config_pb2.EvalConfig:
+    """TFMA's configuration: which models, which slices, which metrics.
 
     Args:
-        gate: The configuration's section `gate`.
         code_version: Becomes part of the metrics' configuration, and so of the cache key.
     """
-
-    def bound(value: float) -> config_pb2.GenericValueThreshold:
-        return config_pb2.GenericValueThreshold(lower_bound=wrappers_pb2.DoubleValue(value=value))
-
-    thresholds = {
-        "patient_dice": config_pb2.MetricThreshold(
-            value_threshold=bound(gate["min_mean_dice"]),
-            change_threshold=config_pb2.GenericChangeThreshold(
-                absolute=wrappers_pb2.DoubleValue(value=-gate["max_dice_drop"]),
-                direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
-            ),
-        ),
-        "patients": config_pb2.MetricThreshold(value_threshold=bound(gate["min_test_patients"])),
-    }
-    # A threshold without a slice would hold for every slice, down to the single scan.
-    whole_split = [config_pb2.SlicingSpec()]
     metrics = [
         config_pb2.MetricConfig(
             class_name="PatientMetric",
             module="components.evaluator.patient_metrics",
             config=json.dumps({"name": key, "code_version": code_version}),
-            per_slice_thresholds=[
-                config_pb2.PerSliceMetricThreshold(slicing_specs=whole_split, threshold=thresholds[key])
-            ]
-            if key in thresholds
-            else [],
         )
         for key in KEYS
     ]

@@ -1,28 +1,29 @@
-"""TFMA's results as one plain JSON object."""
+"""TFMA's results and the decision on them as one plain JSON object."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 
 from components.evaluator.patient_metrics import KEYS
+from components.evaluator.rules import Decision
 from schema import features as f
 
 FILE_NAME = "verdict.json"
 
 
-def read_verdict(uri: str) -> dict[str, Any]:
-    """What TFMA found.
+def read_results(uri: str) -> dict[str, Any]:
+    """What TFMA measured.
 
     Args:
         uri: Folder of an evaluation.
 
     Returns:
-        `blessed`, `failures` (metric, rule, value, bound), `overall` metrics of the candidate, `by_size` and
-        `by_case`, and `baseline` with the metrics of the model in service where there was one.
+        `overall` metrics of the candidate, `by_size` and `by_case`, and `baseline` with `overall` and `by_case` of the
+        model in service where there was one.
     """
-    validation = tfma.load_validation_result(uri)
     models = {}
     for name in ("candidate", "baseline"):
         try:
@@ -34,13 +35,39 @@ def read_verdict(uri: str) -> dict[str, Any]:
     if "candidate" not in models:
         models["candidate"] = _by_slice(tfma.load_eval_result(uri).slicing_metrics)
     candidate = models["candidate"]
+    served = models.get("baseline")
     return {
-        "blessed": bool(validation.validation_ok),
-        "failures": _failures(validation),
         "overall": candidate.get((), {}),
-        "by_size": {key[1]: value for key, value in candidate.items() if key and key[0] == f.SIZE_BIN},
-        "by_case": {key[1]: value for key, value in candidate.items() if key and key[0] == f.CASE_ID},
-        "baseline": {"overall": models["baseline"].get((), {})} if "baseline" in models else {},
+        "by_size": _of(candidate, f.SIZE_BIN),
+        "by_case": _of(candidate, f.CASE_ID),
+        "baseline": {"overall": served.get((), {}), "by_case": _of(served, f.CASE_ID)} if served else {},
+    }
+
+
+def make_verdict(results: dict[str, Any], decision: Decision) -> dict[str, Any]:
+    """The content of `verdict.json`.
+
+    Args:
+        results: What `read_results` returned.
+        decision: The gate's.
+
+    Returns:
+        The results, and `blessed`, `failures` (rule, metric, slice, value, bound, message, worst scans), `rules`
+        (every rule with value, bound and whether it passed), `interval` (mean, low and high end of the Dice),
+        `slices` (patients, scans and Dice of each) and `notes`; `baseline` gains `difference`.
+    """
+    baseline = results["baseline"]
+    if decision.difference is not None:
+        baseline = {**baseline, "difference": asdict(decision.difference)}
+    return {
+        "blessed": decision.blessed,
+        "failures": [rule.as_failure() for rule in decision.failures],
+        "rules": [rule.as_dict() for rule in decision.rules],
+        "interval": asdict(decision.interval),
+        "slices": decision.slices,
+        "notes": list(decision.notes),
+        **results,
+        "baseline": baseline,
     }
 
 
@@ -54,24 +81,5 @@ def _by_slice(slicing_metrics: Any) -> dict[tuple[str, ...], dict[str, float]]:
     return found
 
 
-def _failures(validation: Any) -> list[dict[str, Any]]:
-    failures = []
-    for part in validation.metric_validations_per_slice:
-        for failure in part.failures:
-            threshold = failure.metric_threshold
-            rule = "bound" if threshold.HasField("value_threshold") else "change"
-            if threshold.HasField("value_threshold") and threshold.HasField("change_threshold"):
-                rule = "bound or change"
-            value = failure.metric_value.double_value.value
-            failures.append(
-                {
-                    "metric": failure.metric_key.name,
-                    "is_change": bool(failure.metric_key.is_diff),
-                    "rule": rule,
-                    "value": float(value),
-                    "lower_bound": threshold.value_threshold.lower_bound.value,
-                    "allowed_change": threshold.change_threshold.absolute.value,
-                    "message": failure.message,
-                }
-            )
-    return failures
+def _of(model: dict[tuple[str, ...], dict[str, float]], feature: str) -> dict[str, dict[str, float]]:
+    return {key[1]: values for key, values in model.items() if key and key[0] == feature}

@@ -58,6 +58,11 @@ def refusal(source: Path | str, *settings: str) -> str:
         ("training.learning_rate=.nan", ["training.learning_rate:", "nan", "finite"]),
         ("training.dice_weight=.inf", ["training.dice_weight:", "inf", "finite"]),
         ("gate.min_mean_dice=1.5", ["gate.min_mean_dice:", "1.5", "less than or equal to 1"]),
+        ("gate.min_dice_interval=-0.1", ["gate.min_dice_interval:", "-0.1", "greater than or equal to 0"]),
+        ("gate.max_false_positives=-1", ["gate.max_false_positives:", "-1", "greater than or equal to 0"]),
+        ("gate.slices.smal=0.3", ["gate.slices:", "smal is no slice", "did you mean small?",
+                                  "small, medium, large, no_bleed, thick, thin"]),
+        ("gate.slices.small=1.3", ["gate.slices.small:", "1.3", "less than or equal to 1"]),
         ("postprocess.threshold=1", ["postprocess.threshold:", "less than 1"]),
         ("postprocess.core_threshold=0.4", ["postprocess: core_threshold: found 0.4", "threshold 0.5 or more"]),
         ("postprocess.thresholds=[0.5, 0]", ["postprocess.thresholds.1:", "0", "greater than 0"]),
@@ -300,6 +305,12 @@ def test_a_file_without_a_suffix_is_taken_before_a_shipped_name(
 @pytest.mark.parametrize(("context", "channels"), [(0, 3), (1, 9), (2, 15)])
 def test_channels(minimal: Path, context: int, channels: int) -> None:
     assert load_config(minimal, [f"grid.context_slices={context}"]).channels == channels
+
+
+def test_the_gate_bounds_slices_by_name(minimal: Path) -> None:
+    config = load_config(minimal, ["gate.slices={no_bleed: 0.8, thick: 0}", "gate.slices.small=0.3"])
+    assert json.loads(config.subset("gate"))["gate"]["slices"] == {"no_bleed": 0.8, "small": 0.3, "thick": 0.0}
+    assert load_config(minimal).gate.slices == {}
 
 
 # --- what is derived

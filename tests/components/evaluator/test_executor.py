@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from components.evaluator.component import Evaluator
 from components.evaluator.patient_metrics import KEYS, MEANS
 from components.imaging.metrics import scan_metrics
 from components.imaging.postprocess import outline, quantise
+from components.nifti_example_gen.examples import Ingested, slice_examples
+from components.nifti_example_gen.layout import Case
 from pipeline.pipeline import SCHEMA
 from tests.cases import SPACING_MM, Sample, cuboid, write_shard
 from tests.models import Arithmetic, export, postprocess
@@ -42,10 +44,18 @@ SAMPLES = [
     # No blood, a speck found.
     Sample("d", [cuboid((3, 4), (28, 32), (28, 32))]),
     # Missed.
-    Sample("e", [], [cuboid((0, 2), (24, 32), (30, 40))]),
+    Sample("007", [], [cuboid((0, 2), (24, 32), (30, 40))]),
 ]
-PATIENTS = {"a": ["a1", "a2"], "b": ["b"], "c": ["c"], "d": ["d"], "e": ["e"]}
-BINS = {"none": ["c", "d"], "small": ["b"], "medium": ["a1", "e"], "large": ["a2"]}
+LISTED = [
+    asdict(slice_examples(
+        Case(sample.case_id, sample.patient_id or sample.case_id, Path("image"), Path("mask")), split,
+        Ingested(sample.scan(), sample.mask), 0,
+    )[1])
+    for split, samples in (("test", SAMPLES), ("train", [Sample("t")])) for sample in samples
+]  # fmt: skip
+"""What ingestion writes of them to `cases.json`."""
+PATIENTS = {"a": ["a1", "a2"], "b": ["b"], "c": ["c"], "d": ["d"], "007": ["007"]}
+BINS = {"none": ["c", "d"], "small": ["b"], "medium": ["a1", "007"], "large": ["a2"]}
 
 CANDIDATE = Arithmetic()
 SERVED = Arithmetic(level=60.0)
@@ -113,10 +123,11 @@ class Result:
 
     verdict: dict[str, Any]
     blessed: bool
+    blessing: Any
 
 
 def evaluate(
-    folder: Path, shards: Sequence[Sequence[bytes]], candidate: Path, baseline: Path, **gate: float
+    folder: Path, shards: Sequence[Sequence[bytes]], candidate: Path, baseline: Path, **gate: Any
 ) -> Result:
     """Runs the component's executor with its own properties on real artifacts."""
 
@@ -132,6 +143,7 @@ def evaluate(
         write_shard(folder / "examples" / "Split-test" / f"examples-{number}.gz", records)
     # Another split with another truth must not be looked at.
     write_shard(folder / "examples" / "Split-train" / "examples-0.gz", Sample("t").examples("train"))
+    (folder / "examples" / "cases.json").write_text(json.dumps({"cases": LISTED}))
     schema = artifact(standard_artifacts.Schema, folder / "schema")
     (folder / "schema" / "schema.pbtxt").write_text(SCHEMA.read_text())
     inputs = {
@@ -154,7 +166,7 @@ def evaluate(
     verdict = json.loads((folder / "evaluation" / "verdict.json").read_text())
     marks = {path.name for path in (folder / "blessing").iterdir()}
     assert marks in ({"BLESSED"}, {"NOT_BLESSED"})
-    return Result(verdict, marks == {"BLESSED"})
+    return Result(verdict, marks == {"BLESSED"}, outputs["blessing"][0])
 
 
 def in_order() -> list[list[bytes]]:
@@ -171,8 +183,11 @@ def shuffled() -> list[list[bytes]]:
 
 @pytest.fixture(scope="module")
 def first(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """Nothing in service, thresholds that hold, slices in disorder."""
-    return evaluate(tmp_path_factory.mktemp("first"), shuffled(), models.candidate, models.none)
+    """Nothing in service, rules that hold, slices in disorder."""
+    return evaluate(
+        tmp_path_factory.mktemp("first"), shuffled(), models.candidate, models.none,
+        slices={"no_bleed": 0.5, "thin": 0.5}, max_false_positives=1.0,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +198,10 @@ def against_served(models: Models, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def out_of_bounds(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """Both lower bounds missed, while the drop is allowed."""
+    """Several bounds missed, while the drop is allowed."""
     return evaluate(
         tmp_path_factory.mktemp("third"), in_order(), models.candidate, models.served,
-        min_mean_dice=0.99, min_test_patients=6, max_dice_drop=0.9,
+        min_mean_dice=0.99, min_test_patients=6, max_dice_drop=0.9, slices={"small": 0.9, "large": 0.5},
     )  # fmt: skip
 
 
@@ -196,11 +211,11 @@ def test_the_cohort_is_worth_testing() -> None:
     assert by_case["a1"]["dice"] == 1
     assert by_case["c"]["dice"] == 1
     assert by_case["d"]["dice"] == 0
-    assert by_case["e"]["dice"] == 0
+    assert by_case["007"]["dice"] == 0
     assert by_case["a2"]["dice"] == pytest.approx(2 / 3, abs=0.01)  # half of it: 2 * 0.5 / 1.5
     assert by_case["b"]["dice"] == pytest.approx(0.5, abs=0.1)
     assert by_case["b"]["false_positive_components"] == 1
-    assert by_case["e"]["missed_components"] == 1
+    assert by_case["007"]["missed_components"] == 1
     assert by_case["a1"]["true_volume_ml"] == pytest.approx(2 * 12 * 12 * 0.045)
     wanted = (np.mean([1, by_case["a2"]["dice"]]) + by_case["b"]["dice"] + 1) / 5
     assert expected("candidate")["patient_dice"] == pytest.approx(wanted)
@@ -223,7 +238,7 @@ def test_two_scans_of_a_patient_count_as_one_patient(first: Result) -> None:
 
 @pytest.mark.parametrize(("size_bin", "cases"), BINS.items())
 def test_by_size_bin(first: Result, size_bin: str, cases: list[str]) -> None:
-    wanted = means(reference(CANDIDATE), {case[0]: [case] for case in cases})
+    wanted = means(reference(CANDIDATE), {case: [case] for case in cases})
     assert first.verdict["by_size"][size_bin] == pytest.approx(wanted, abs=1e-9)
     assert set(first.verdict["by_size"]) == set(BINS)
 
@@ -258,18 +273,58 @@ def test_a_drop_against_the_model_in_service_is_refused(against_served: Result) 
     assert against_served.verdict["blessed"] is False
     (failure,) = against_served.verdict["failures"]
     drop = expected("candidate")["patient_dice"] - expected("baseline")["patient_dice"]
-    assert failure["metric"] == "patient_dice"
-    assert failure["is_change"] is True
+    assert (failure["rule"], failure["metric"]) == ("max_dice_drop", "dice_change")
     assert failure["value"] == pytest.approx(drop, abs=1e-9)
-    assert failure["allowed_change"] == pytest.approx(-0.02)
+    assert failure["bound"] == pytest.approx(-0.02)
+    assert failure["worst"][0] == {"case_id": "d", "patient_id": "d", "dice": 0.0, "served_dice": 1.0}
+    difference = against_served.verdict["baseline"]["difference"]
+    assert difference["mean"] == failure["value"]
+    assert difference["low"] < difference["mean"] < difference["high"] == 0  # no patient is better than in service
 
 
-def test_lower_bounds_are_refused_each_by_name(out_of_bounds: Result) -> None:
+def test_every_broken_rule_is_listed_by_name(out_of_bounds: Result) -> None:
     assert not out_of_bounds.blessed
-    failures = {failure["metric"]: failure for failure in out_of_bounds.verdict["failures"]}
-    assert set(failures) == {"patient_dice", "patients"}
-    assert not any(failure["is_change"] for failure in failures.values())
-    assert failures["patient_dice"]["value"] == pytest.approx(expected("candidate")["patient_dice"], abs=1e-9)
-    assert failures["patient_dice"]["lower_bound"] == pytest.approx(0.99)
-    assert failures["patients"]["value"] == 5
-    assert failures["patients"]["lower_bound"] == 6
+    failures = {failure["rule"]: failure for failure in out_of_bounds.verdict["failures"]}
+    assert set(failures) == {"min_mean_dice", "min_test_patients", "slices"}
+    assert failures["min_mean_dice"]["value"] == pytest.approx(expected("candidate")["patient_dice"], abs=1e-9)
+    assert failures["min_mean_dice"]["bound"] == 0.99
+    assert [case["case_id"] for case in failures["min_mean_dice"]["worst"]] == ["007", "d", "b"]
+    assert failures["min_test_patients"]["value"] == 5
+    assert failures["min_test_patients"]["bound"] == 6
+    assert failures["slices"]["slice"] == "small"
+    assert [case["case_id"] for case in failures["slices"]["worst"]] == ["b"]
+    rules = {(rule["rule"], rule["slice"]): rule["passed"] for rule in out_of_bounds.verdict["rules"]}
+    assert rules == {
+        ("min_test_patients", ""): False, ("min_mean_dice", ""): False, ("slices", "small"): False,
+        ("slices", "large"): True, ("max_dice_drop", ""): True, ("outlines_nothing", "bleed"): True,
+        ("outlines_everything", "bleed"): True, ("outlines_without_blood", "no_bleed"): True,
+    }  # fmt: skip
+
+
+def test_the_rules_see_the_scans_that_tfma_measured(first: Result) -> None:
+    verdict = first.verdict
+    assert verdict["interval"]["mean"] == pytest.approx(verdict["overall"]["patient_dice"], abs=1e-12)
+    assert 0 <= verdict["interval"]["low"] < verdict["interval"]["mean"] < verdict["interval"]["high"] <= 1
+    for name, size in (("small", "small"), ("medium", "medium"), ("large", "large"), ("no_bleed", "none")):
+        found, measured = verdict["slices"][name], verdict["by_size"][size]
+        assert (found["patients"], found["scans"]) == (measured["patients"], measured["scans"])
+        assert found["mean"] == pytest.approx(measured["patient_dice"], abs=1e-12)
+    assert verdict["slices"]["thick"]["scans"] == 6  # slices are 5 mm apart
+    assert verdict["notes"] == [
+        "gate.slices.thin was not looked at: no scans with slices up to 4 mm apart in the test split"
+    ]
+
+
+def test_the_blessing_is_marked_as_tfx_marks_it(first: Result, against_served: Result, models: Models) -> None:
+    for result, served in ((first, None), (against_served, models.served)):
+        assert result.blessing.get_int_custom_property("blessed") == int(result.blessed)
+        assert result.blessing.get_string_custom_property("current_model") == str(models.candidate)
+        assert result.blessing.get_string_custom_property("baseline_model") == (str(served) if served else "")
+
+
+def test_a_scan_that_was_not_measured_is_an_error_and_no_verdict(models: Models, tmp_path: Path) -> None:
+    short = [[record for sample in SAMPLES[:-1] for record in sample.examples()]]
+    with pytest.raises(ValueError, match="measured on 5 scans, wanted the 6 of the split; missing: 007"):
+        evaluate(tmp_path, short, models.candidate, models.none)
+    assert not (tmp_path / "evaluation" / "verdict.json").exists()
+    assert not any((tmp_path / "blessing").iterdir())

@@ -157,9 +157,8 @@ def test_no_scan_at_all_is_not_a_number_and_fails_every_bound() -> None:
     assert all(np.isnan(value) for value in found.values())
 
 
-def test_the_configuration_names_models_slices_and_thresholds() -> None:
-    gate = {"min_mean_dice": 0.4, "max_dice_drop": 0.05, "min_test_patients": 3}
-    config = eval_config(gate, "v1")
+def test_the_configuration_names_models_and_slices() -> None:
+    config = eval_config("v1")
     assert [(spec.name, spec.is_baseline, spec.signature_name) for spec in config.model_specs] == [
         ("candidate", False, "serving_default"),
         ("baseline", True, "serving_default"),
@@ -169,15 +168,8 @@ def test_the_configuration_names_models_slices_and_thresholds() -> None:
     assert spec.query_key == f.CASE_ID
     by_name = {json.loads(metric.config)["name"]: metric for metric in spec.metrics}
     assert tuple(by_name) == KEYS
-    gated = {name: metric.per_slice_thresholds for name, metric in by_name.items() if metric.per_slice_thresholds}
-    assert set(gated) == {"patient_dice", "patients"}
-    for (rule,) in gated.values():
-        # The whole split, no size bin and no single case.
-        assert [list(item.feature_keys) for item in rule.slicing_specs] == [[]]
-    dice, patients = gated["patient_dice"][0].threshold, gated["patients"][0].threshold
-    assert dice.value_threshold.lower_bound.value == 0.4
-    assert dice.change_threshold.absolute.value == -0.05
-    assert patients.value_threshold.lower_bound.value == 3
-    assert not patients.HasField("change_threshold")
-    assert eval_config(gate, "v2") != config  # the code is part of the cache key
-    assert eval_config(gate, "v1") == config
+    # No thresholds: TFMA measures, our rules decide.
+    assert not any(metric.per_slice_thresholds or metric.HasField("threshold") for metric in spec.metrics)
+    assert not spec.thresholds and not spec.per_slice_thresholds
+    assert eval_config("v2") != config  # the code is part of the cache key
+    assert eval_config("v1") == config
