@@ -52,10 +52,10 @@ class Rule:
     Attributes:
         rule: Its name: a key of the section `gate`, or that of a degenerate model.
         metric: What it bounds.
-        slice: Which scans it looks at; empty for all.
+        slice: Which scans it looks at: a key of `SLICES`, `bleed` for those with blood, or empty for all.
         value: What was found; None where there was nothing to measure.
-        bound: What was wanted, inclusive.
-        wanted: `at least` or `at most`.
+        bound: What was wanted.
+        wanted: How the value must lie to the bound: `at least`, `at most` or `more than`.
         passed: Whether it holds.
         message: What was found and wanted, in words.
         worst: The scans that did most harm: `case_id`, `patient_id`, `dice`, and the measure that the rule bounds.
