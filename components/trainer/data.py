@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from components.imaging.errors import UsageError
 from components.trainer.augment import augment, channel_sensitivity
+from components.trainer.folds import PatientSlices
 from schema import features as f
 
 SHUFFLE_BYTES = 64 * 1024 * 1024
@@ -64,34 +65,65 @@ def read_records(shards: Sequence[str] | tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(shards, compression_type="GZIP", buffer_size=READ_BUFFER_BYTES)
 
 
-def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0) -> Counts:
-    """Counts slices with and without lesion in one pass that looks at nothing else.
+def count_patients(
+    shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0
+) -> dict[str, PatientSlices]:
+    """Counts each patient's slices in one pass that looks at nothing but a few scalars.
 
     Args:
         shards: TFRecord files.
         tft_output: The Transform output, for the schema.
         min_lesion_cm2: Slices that hold less lesion, but some, are left out.
 
-    Raises:
-        UsageError: No slice, or none with lesion.
+    Returns:
+        The counts by patient id.
     """
-    spec = raw_spec(tft_output, LESION_FEATURES)
-    slices = lesion = 0
+    spec = raw_spec(tft_output, (*LESION_FEATURES, f.PATIENT_ID, f.LESION_VOLUME_ML))
+    found: dict[str, PatientSlices] = {}
     records = tf.data.Dataset.from_tensor_slices(list(shards)).interleave(
         read_records, cycle_length=THREADS, num_parallel_calls=THREADS, deterministic=True
     )
     for batch in records.batch(64).prefetch(1):
-        parsed = tf.io.parse_example(batch, spec)
-        bleeding = parsed[f.LESION_PIXELS].numpy() > 0
-        large = bleeding & (parsed[f.LESION_AREA_CM2].numpy() >= min_lesion_cm2)
-        slices += int((large | ~bleeding).sum())
-        lesion += int(large.sum())
+        parsed = {name: tensor.numpy().reshape(-1) for name, tensor in tf.io.parse_example(batch, spec).items()}
+        bleeding = parsed[f.LESION_PIXELS] > 0
+        large = bleeding & (parsed[f.LESION_AREA_CM2] >= min_lesion_cm2)
+        for index, patient in enumerate(parsed[f.PATIENT_ID]):
+            before = found.get(patient.decode(), PatientSlices(0, 0, 0.0))
+            found[patient.decode()] = PatientSlices(
+                before.slices + int(large[index] or not bleeding[index]),
+                before.lesion + int(large[index]),
+                max(before.volume_ml, float(parsed[f.LESION_VOLUME_ML][index])),
+            )
+    return found
+
+
+def total(patients: Mapping[str, PatientSlices], shards: int) -> Counts:
+    """The slices of some patients together.
+
+    Args:
+        patients: From `count_patients`.
+        shards: Number of files that they were counted in.
+
+    Raises:
+        UsageError: No slice, or none with lesion.
+    """
+    slices = sum(found.slices for found in patients.values())
+    lesion = sum(found.lesion for found in patients.values())
     if lesion == 0:
         raise UsageError(
-            f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {len(shards)} shards; "
+            f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {shards} shards; "
             "check data.mask, data.lesion_labels, training.min_lesion_cm2 and the splits"
         )
     return Counts(slices, lesion)
+
+
+def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0) -> Counts:
+    """The `total` of `count_patients`.
+
+    Raises:
+        UsageError: No slice, or none with lesion.
+    """
+    return total(count_patients(shards, tft_output, min_lesion_cm2), len(shards))
 
 
 def steps_per_epoch(counts: Counts, training: Mapping[str, Any]) -> int:
@@ -108,6 +140,7 @@ def train_dataset(
     *,
     first_epoch: int = 0,
     steps: int | None = None,
+    patients: Collection[str] | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, epoch after epoch.
 
@@ -118,9 +151,10 @@ def train_dataset(
         shards: TFRecord files of the training split.
         tft_output: The Transform output.
         config: The sections grid, windows and training.
-        counts: Slices in the shards.
+        counts: Slices that may be drawn.
         first_epoch: Number of the epoch to begin with.
         steps: Batches of an epoch; by default `steps_per_epoch`.
+        patients: Whose slices may be drawn; by default everyone's.
 
     Returns:
         Pairs of float32 (batch, size, size, channels) and (batch, size, size, 1).
@@ -129,13 +163,35 @@ def train_dataset(
     steps = steps or steps_per_epoch(counts, training)
     keep = counts.kept_share(training["lesion_fraction"])
     epochs = tf.data.Dataset.counter(first_epoch)
-    records = epochs.flat_map(lambda epoch: _epoch(shards, tft_output, config, keep, epoch).take(steps))
+    kept = None if patients is None else patient_table(patients)
+    records = epochs.flat_map(lambda epoch: _epoch(shards, tft_output, config, keep, kept, epoch).take(steps))
     batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
     return batches.prefetch(PREFETCHED_BATCHES).with_options(_options())
 
 
+def patient_table(patients: Collection[str]) -> tf.lookup.StaticHashTable:
+    """A table in the graph that says 1.0 for these patients and 0.0 for all others."""
+    ids = tf.constant(sorted(patients), tf.string)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(ids, tf.ones(tf.shape(ids))), 0.0)
+
+
+def of_patients(
+    records: tf.data.Dataset, tft_output: Any, patients: tf.lookup.StaticHashTable
+) -> tf.data.Dataset:
+    """Those of some serialised examples that are of patients in a table; of each no more than the id is read."""
+    spec = raw_spec(tft_output, [f.PATIENT_ID])
+    return records.filter(
+        lambda record: tf.reshape(patients.lookup(tf.io.parse_single_example(record, spec)[f.PATIENT_ID]), []) > 0
+    )
+
+
 def _epoch(
-    shards: Sequence[str], tft_output: Any, config: Mapping[str, Any], keep: float, epoch: tf.Tensor
+    shards: Sequence[str],
+    tft_output: Any,
+    config: Mapping[str, Any],
+    keep: float,
+    patients: tf.lookup.StaticHashTable | None,
+    epoch: tf.Tensor,
 ) -> tf.data.Dataset:
     """Endless batches of serialised examples, each with a seed; passes are dealt anew until enough is drawn."""
     training = config["training"]
@@ -150,6 +206,8 @@ def _epoch(
         records = files.interleave(
             read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
         )
+        if patients is not None:
+            records = of_patients(records, tft_output, patients)
         least = training["min_lesion_cm2"]
         if keep < 1 or least:
             records = records.enumerate().filter(_balanced(tft_output, keep, least, _fold(key, 1)))

@@ -13,7 +13,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import UsageError
-from components.trainer.data import Counts, count_slices, steps_per_epoch, train_dataset
+from components.trainer.data import Counts, count_patients, count_slices, steps_per_epoch, total, train_dataset
+from components.trainer.folds import PatientSlices
 from tests.components.trainer.conftest import make_case, small_config, write_shard
 
 Make = Callable[[dict[str, Any]], str]
@@ -95,6 +96,27 @@ def test_an_epoch_holds_every_slice_with_lesion_once(cohort: dict[str, list[str]
     assert len(first) == 8
     assert first == second
     assert [a.tobytes() for a in found[:8]] != [a.tobytes() for a in found[8:]]
+
+
+def test_patients_are_counted_and_chosen(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    config = small_config(batch_size=6, lesion_fraction=0.0, augment=PLAIN)
+    path = transform_output(config)
+    output = tft.TFTransformOutput(path)
+    patients = count_patients(cohort["train"], output)
+    assert patients == {f"t{number}": PatientSlices(6, 2, 1.0) for number in range(4)}
+    assert total(patients, 2) == Counts(24, 8)
+    found = set()
+    for name in patients:
+        counts = Counts(6, 2)
+        stream = train_dataset(cohort["train"], output, config, counts, patients=[name])
+        # A pass is one batch, so two batches hold the same six slices.
+        first, second = ({image.tobytes() for image in batch.numpy()} for batch, _ in islice(stream, 2))
+        assert len(first) == 6
+        assert first == second
+        assert not found & first
+        found |= first
+    everyone = np.concatenate(batches(cohort["train"], path, config, 4))
+    assert found == {image.tobytes() for image in everyone}
 
 
 def test_same_seed_same_stream(cohort: dict[str, list[str]], transform_output: Make) -> None:
