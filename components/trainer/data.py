@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,22 @@ def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float =
     return total(count_patients(shards, tft_output, min_lesion_cm2), len(shards))
 
 
+def lesion_draws(patients: Mapping[str, PatientSlices], balance: float) -> dict[str, float]:
+    """How often a pass draws each slice with lesion of a patient, on average.
+
+    In proportion to one over the number of the patient's slices with lesion to the power of `balance`, and so that a
+    pass draws as many slices with lesion as there are.
+
+    Args:
+        patients: From `count_patients`, of whom some have lesion.
+        balance: 0 draws every slice equally often, 1 as many of one patient as of another.
+    """
+    weights = {patient: max(found.lesion, 1) ** -balance for patient, found in patients.items()}
+    wanted = sum(found.lesion for found in patients.values())
+    scale = wanted / sum(found.lesion * weights[patient] for patient, found in patients.items())
+    return {patient: weight * scale for patient, weight in weights.items()}
+
+
 def steps_per_epoch(counts: Counts, training: Mapping[str, Any]) -> int:
     """Steps of one epoch: as configured, or one pass over the balanced slices."""
     configured = training["steps_per_epoch"]
@@ -139,22 +155,25 @@ def train_dataset(
     counts: Counts,
     *,
     first_epoch: int = 0,
+    first_step: int = 0,
     steps: int | None = None,
-    patients: Collection[str] | None = None,
+    draws: Mapping[str, float] | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, epoch after epoch.
 
-    What an epoch holds depends on the seed and the epoch's number alone, so a training that is taken up again at
-    epoch n sees what it would have seen.
+    What a batch holds depends on the seed and the numbers of epoch and step alone, so a training that is taken up
+    again at epoch n and step m sees what it would have seen. To get to step m, slices are read but not decoded.
 
     Args:
         shards: TFRecord files of the training split.
         tft_output: The Transform output.
         config: The sections grid, windows and training.
         counts: Slices that may be drawn.
-        first_epoch: Number of the epoch to begin with.
+        first_epoch: Number of the epoch to begin with, from 0.
+        first_step: Batches of that epoch to pass over.
         steps: Batches of an epoch; by default `steps_per_epoch`.
-        patients: Whose slices may be drawn; by default everyone's.
+        draws: By patient, how often a pass draws each slice with lesion, on average, as `lesion_draws` has it;
+            patients who are not in it are left out. By default each slice of everyone once.
 
     Returns:
         Pairs of float32 (batch, size, size, channels) and (batch, size, size, 1).
@@ -163,26 +182,29 @@ def train_dataset(
     steps = steps or steps_per_epoch(counts, training)
     keep = counts.kept_share(training["lesion_fraction"])
     epochs = tf.data.Dataset.counter(first_epoch)
-    kept = None if patients is None else patient_table(patients)
-    records = epochs.flat_map(lambda epoch: _epoch(shards, tft_output, config, keep, kept, epoch).take(steps))
+
+    def whole_epoch(number: tf.Tensor) -> tf.data.Dataset:
+        serialised = _epoch(shards, tft_output, config, keep, draws, number).take(steps)
+        return serialised.skip(tf.where(number == first_epoch, tf.cast(first_step, tf.int64), 0))
+
+    records = epochs.flat_map(whole_epoch)
     batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
     return batches.prefetch(PREFETCHED_BATCHES).with_options(_options())
 
 
-def patient_table(patients: Collection[str]) -> tf.lookup.StaticHashTable:
-    """A table in the graph that says 1.0 for these patients and 0.0 for all others."""
-    ids = tf.constant(sorted(patients), tf.string)
-    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(ids, tf.ones(tf.shape(ids))), 0.0)
+def of_patients(records: tf.data.Dataset, tft_output: Any, patients: Collection[str]) -> tf.data.Dataset:
+    """Those of some serialised examples that are of these patients; of each no more than the id is read."""
+    value_of = _by_patient(tft_output, dict.fromkeys(patients, 1.0))
+    return records.filter(lambda record: value_of(record) > 0)
 
 
-def of_patients(
-    records: tf.data.Dataset, tft_output: Any, patients: tf.lookup.StaticHashTable
-) -> tf.data.Dataset:
-    """Those of some serialised examples that are of patients in a table; of each no more than the id is read."""
+def _by_patient(tft_output: Any, values: Mapping[str, float]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a serialised example to its patient's value, a float32 scalar; 0 for any other patient."""
     spec = raw_spec(tft_output, [f.PATIENT_ID])
-    return records.filter(
-        lambda record: tf.reshape(patients.lookup(tf.io.parse_single_example(record, spec)[f.PATIENT_ID]), []) > 0
-    )
+    ids = tf.constant(sorted(values), tf.string)
+    numbers = tf.constant([values[patient] for patient in sorted(values)], tf.float32)
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(ids, numbers), 0.0)
+    return lambda record: tf.reshape(table.lookup(tf.io.parse_single_example(record, spec)[f.PATIENT_ID]), [])
 
 
 def _epoch(
@@ -190,7 +212,7 @@ def _epoch(
     tft_output: Any,
     config: Mapping[str, Any],
     keep: float,
-    patients: tf.lookup.StaticHashTable | None,
+    draws: Mapping[str, float] | None,
     epoch: tf.Tensor,
 ) -> tf.data.Dataset:
     """Endless batches of serialised examples, each with a seed; passes are dealt anew until enough is drawn."""
@@ -206,11 +228,17 @@ def _epoch(
         records = files.interleave(
             read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
         )
-        if patients is not None:
-            records = of_patients(records, tft_output, patients)
+        if draws is not None:
+            records = of_patients(records, tft_output, draws)
         least = training["min_lesion_cm2"]
-        if keep < 1 or least:
-            records = records.enumerate().filter(_balanced(tft_output, keep, least, _fold(key, 1)))
+        if draws is not None and set(draws.values()) != {1.0}:
+            copies = _copies(tft_output, keep, least, _by_patient(tft_output, draws), _fold(key, 1))
+            records = records.enumerate().flat_map(
+                lambda index, record: tf.data.Dataset.from_tensors(record).repeat(copies(index, record))
+            )
+        elif keep < 1 or least:
+            copies = _copies(tft_output, keep, least, lambda record: tf.constant(1.0), _fold(key, 1))
+            records = records.enumerate().filter(lambda index, record: copies(index, record) > 0)
             records = records.map(lambda _, record: record)
         return records.shuffle(buffer, seed=_scalar(key, 2))
 
@@ -219,18 +247,25 @@ def _epoch(
     return batches.enumerate().map(lambda step, batch: (batch, _fold(draws, step)))
 
 
-def _balanced(tft_output: Any, keep: float, min_lesion_cm2: float, seed: tf.Tensor) -> Any:
-    """A predicate that keeps slices with enough lesion and a random share of those without any."""
+def _copies(
+    tft_output: Any, keep: float, min_lesion_cm2: float, draws: Callable[[tf.Tensor], tf.Tensor], seed: tf.Tensor
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """How often a pass draws a slice: the wanted mean, rounded up or down at random.
+
+    The mean is that of `draws` for slices with enough lesion, 0 for those with less, `keep` for those without any.
+    """
     spec = raw_spec(tft_output, LESION_FEATURES)
 
-    def kept(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    def copies(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
         parsed = tf.io.parse_single_example(record, spec)
         bleeding = tf.reshape(parsed[f.LESION_PIXELS], []) > 0
         large = tf.reshape(parsed[f.LESION_AREA_CM2], []) >= min_lesion_cm2
-        drawn = tf.random.stateless_uniform([], _fold(seed, index)) < keep
-        return (bleeding & large) | (~bleeding & drawn)
+        mean = tf.where(bleeding, tf.where(large, draws(record), 0.0), keep)
+        least = tf.floor(mean)
+        more = tf.random.stateless_uniform([], _fold(seed, index)) < mean - least
+        return tf.cast(least, tf.int64) + tf.cast(more, tf.int64)
 
-    return kept
+    return copies
 
 
 def _finish(tft_output: Any, config: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 from components.imaging.errors import IchError
 from components.imaging.postprocess import Postprocess
 from components.trainer.checkpoint import State
-from components.trainer.data import count_patients, list_shards, steps_per_epoch, total, train_dataset
+from components.trainer.data import count_patients, lesion_draws, list_shards, steps_per_epoch, total, train_dataset
 from components.trainer.ensemble import build_ensemble
 from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
@@ -43,14 +43,14 @@ class Part:
         train: Shards to train on.
         val: Shards to validate on.
         patients: What may be trained on of each patient, by id.
-        chosen: Ids of the patients to train on and of those to validate on; None: all in the shards.
+        held_out: Ids of the patients to validate on; None: all in `val`.
     """
 
     number: int
     train: list[str]
     val: list[str]
     patients: dict[str, PatientSlices]
-    chosen: tuple[list[str] | None, list[str] | None] = (None, None)
+    held_out: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def _parts(train: list[str], val: list[str], tft_output: Any, training: Mapping[
     dealt = deal_folds(patients, count, str(training["seed"]))
     parts = []
     for number, held_out in enumerate(dealt):
-        ids = others(dealt, number)
-        parts.append(Part(number + 1, shards, shards, {patient: patients[patient] for patient in ids}, (ids, held_out)))
+        seen = {patient: patients[patient] for patient in others(dealt, number)}
+        parts.append(Part(number + 1, shards, shards, seen, held_out))
     return parts
 
 
@@ -187,12 +187,14 @@ def _fit(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
         f"{training['batch_size']} an epoch; {network.count_params() / 1e6:.2f} million parameters"
     )
-    ids, held_out = part.chosen
+    held_out = part.held_out
+    balance = training["patient_balance"]
+    draws = lesion_draws(part.patients, balance) if part.number or balance else None
     validator = Validator(part.val, tft_output, config, network, patients=held_out)
     task = Task(
         network,
-        lambda epoch: train_dataset(
-            part.train, tft_output, config, counts, first_epoch=epoch, steps=steps, patients=ids
+        lambda epoch, step: train_dataset(
+            part.train, tft_output, config, counts, first_epoch=epoch, first_step=step, steps=steps, draws=draws
         ),
         steps,
         validator,
@@ -220,7 +222,7 @@ def _history(fitted: Sequence[Fitted], found: Sequence[Validation]) -> dict[str,
             "best_epoch": item.state.best_epoch,
             "minutes": item.state.minutes,
             "train_patients": len(item.part.patients),
-            "val_patients": len(item.part.chosen[1] or ()),
+            "val_patients": len(item.part.held_out or ()),
             "val_cases": len(validation.dice),
             "val_dice": validation.mean,
             "val_dice_sd": validation.sd,

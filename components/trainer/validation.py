@@ -13,7 +13,7 @@ from components.imaging.errors import IchError
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import dice
 from components.imaging.postprocess import Postprocess, outline, own_hu, quantise, unpack_mask
-from components.trainer.data import of_patients, patient_table, raw_spec, read_records
+from components.trainer.data import of_patients, raw_spec, read_records
 from components.trainer.tuning import CaseCounts, count_case, needs_hu, thresholds
 from schema import features as f
 
@@ -104,7 +104,7 @@ def validation_dataset(
 
     records = read_records(list(shards))
     if patients is not None:
-        records = of_patients(records, tft_output, patient_table(patients))
+        records = of_patients(records, tft_output, patients)
     return records.batch(batch).map(finish, num_parallel_calls=1, deterministic=True).prefetch(2)
 
 
