@@ -271,6 +271,9 @@ class AugmentConfig(Section):
 class TrainingConfig(Section):
     """How the network is fitted."""
 
+    folds: int = Field(
+        1, ge=1, le=10, description="2 or more: networks, each validated on its fold of train and val; exported: mean"
+    )
     epochs: Positive = 30
     steps_per_epoch: Positive | None = Field(None, description="default: one pass over the balanced slices")
     batch_size: Positive = 8
@@ -291,10 +294,18 @@ class TrainingConfig(Section):
     lesion_fraction: Fraction = Field(
         0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
     )
+    patient_balance: Fraction = Field(
+        0.0, description="0: each slice with lesion is drawn equally often; 1: as many of one patient as of another"
+    )
     min_lesion_cm2: float = Field(0.0, ge=0, description="slices with less lesion than this, but some, are left out")
     patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
-    max_minutes: float | None = Field(None, gt=0, description="stop, validate and keep the best after so long")
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop, validate and keep the best after so long; all folds together"
+    )
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="minutes between checkpoints within an epoch; there is one at its end anyway"
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="auto: bfloat16 where the machine has it, else float32"
     )
