@@ -250,6 +250,21 @@ class NetworkConfig(Section):
         2, description="2: the first level works at half the resolution (four times faster), 1: a classical U-Net"
     )
     decoder_convolutions: int = Field(1, ge=1, le=4, description="convolutions of each block on the way up")
+    deep_supervision: bool = Field(False, description="train the coarser levels of the way up against the mask too")
+
+    @property
+    def levels(self) -> int:
+        """Levels of the way up; what is below them is the bottleneck."""
+        return self.depth - (self.stem_stride == 2)
+
+    @model_validator(mode="after")
+    def _something_to_supervise(self) -> NetworkConfig:
+        if self.deep_supervision and self.levels < 2:
+            raise ValueError(
+                f"deep_supervision: found {self.levels} levels on the way up, wanted 2 or more; raise depth or set "
+                "deep_supervision to false"
+            )
+        return self
 
 
 class AugmentConfig(Section):

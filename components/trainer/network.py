@@ -5,6 +5,9 @@ change for speed: a stem of stride 2 folds 2 x 2 pixels into channels, the U wor
 head unfolds 2 x 2 logits from each position (Shi et al., "Real-Time Single Image and Video Super-Resolution Using an
 Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016). On a CPU the full-resolution level is most of the time
 and little of the accuracy.
+
+With deep supervision the coarser levels of the way up give logits too, in training only (Lee et al., "Deeply-Supervised
+Nets", AISTATS 2015; as nnU-Net does it: Isensee et al., Nature Methods 2021).
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ def build_network(
 
     Returns:
         A model from (n, size, size, channels) in [0, 1] to logits (n, size, size, 1), float32 under any precision.
+        With deep supervision it has further outputs for training, finest first: logits of the coarser levels of the
+        way up. `inference_network` leaves them out.
     """
     stride = config["stem_stride"]
     levels = config["depth"] - int(math.log2(stride))
@@ -53,12 +58,32 @@ def build_network(
         skips.append(value)
     value = parts.drop(value)
     skips.pop()
+    coarser: dict[int, Any] = {}
     for level in reversed(range(levels)):
         value = parts.up(value, filters[level], f"up{level}")
         value = parts.join(value, skips.pop(), f"join{level}")
         value = parts.block(value, filters[level], config["decoder_convolutions"], f"decode{level}")
+        if level:
+            coarser[level] = value
     logits = parts.head(value, stride)
-    return keras.Model(image, logits, name="unet")
+    if not config["deep_supervision"]:
+        return keras.Model(image, logits, name="unet")
+    # After the head, so that they change no other layer's seed.
+    further = [parts.coarse_head(coarser[level], level) for level in sorted(coarser)]
+    return keras.Model(image, [logits, *further], name="unet_supervised")
+
+
+def inference_network(network: keras.Model) -> keras.Model:
+    """The part of a network that is validated and exported; it shares its weights.
+
+    Args:
+        network: From `build_network`.
+
+    Returns:
+        The network itself, or with deep supervision one with the finest logits alone, so that the further outputs
+        cost nothing.
+    """
+    return network if len(network.outputs) == 1 else keras.Model(network.input, network.outputs[0], name="unet")
 
 
 class _Parts:
@@ -122,21 +147,30 @@ class _Parts:
     def join(self, value: Any, skip: Any, name: str) -> Any:
         return layers.Concatenate(dtype=self._dtype, name=name)([value, skip])
 
+    def coarse_head(self, value: Any, level: int) -> Any:
+        return self._logits(self._to_logits(value, 1, 1, f"head{level}"), f"logits{level}")
+
     def head(self, value: Any, stride: int) -> Any:
+        value = self._to_logits(value, stride * stride, 3 if stride > 1 else 1, "head")
+        if stride > 1:
+            value = Unfold(stride, dtype=self._dtype, name="unfold")(value)
+        return self._logits(value, "logits")
+
+    def _logits(self, value: Any, name: str) -> Any:
+        return layers.Activation("linear", dtype="float32", name=name)(value)
+
+    def _to_logits(self, value: Any, width: int, kernel: int, name: str) -> Any:
         prior = keras.initializers.Constant(-math.log(1 / PRIOR - 1))
         initial = keras.initializers.GlorotUniform(seed=next(self._seeds))
-        value = layers.Conv2D(
-            stride * stride,
-            3 if stride > 1 else 1,
+        return layers.Conv2D(
+            width,
+            kernel,
             padding="same",
             kernel_initializer=initial,
             bias_initializer=prior,
             dtype=self._dtype,
-            name="head",
+            name=name,
         )(value)
-        if stride > 1:
-            value = Unfold(stride, dtype=self._dtype, name="unfold")(value)
-        return layers.Activation("linear", dtype="float32", name="logits")(value)
 
 
 @keras.saving.register_keras_serializable(package="ich")

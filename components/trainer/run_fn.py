@@ -16,7 +16,7 @@ from components.trainer.data import count_slices, list_shards, steps_per_epoch, 
 from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
 from components.trainer.fit import TENSORBOARD, Task, fit
-from components.trainer.network import build_network
+from components.trainer.network import build_network, inference_network
 from components.trainer.progress import Progress, Terminal
 from components.trainer.step import make_predict
 from components.trainer.tuning import Tuning, needs_hu
@@ -56,11 +56,12 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     counts = count_slices(train, tft_output, config["training"]["min_lesion_cm2"])
     steps = steps_per_epoch(counts, config["training"])
     network = _network(config, config["training"]["precision"])
+    served = inference_network(network)
     progress.say(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
-        f"{config['training']['batch_size']} an epoch; {network.count_params() / 1e6:.2f} million parameters"
+        f"{config['training']['batch_size']} an epoch; {served.count_params() / 1e6:.2f} million parameters"
     )
-    validator = Validator(val, tft_output, config, network)
+    validator = Validator(val, tft_output, config, served)
     task = Task(
         network,
         lambda epoch: train_dataset(train, tft_output, config, counts, first_epoch=epoch, steps=steps),
@@ -71,8 +72,10 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     )
     state = fit(task, progress)
 
-    exported = network if config["training"]["precision"] == "float32" else _network(config, "float32")
-    exported.set_weights(network.get_weights())
+    exported = served
+    if config["training"]["precision"] != "float32":
+        exported = inference_network(_network(config, "float32"))
+        exported.set_weights(served.get_weights())
     validator = Validator(val, tft_output, config, exported, mirror=config["inference"]["mirror"])
     post, tuning = Postprocess.from_dict(config["postprocess"]), {}
     if config["postprocess"]["tune"]:

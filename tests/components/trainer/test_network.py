@@ -10,14 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from components.trainer import losses as losses_module
 from components.trainer import network as network_module
-from components.trainer.network import PRIOR, Unfold, build_network
+from components.trainer.network import PRIOR, Unfold, build_network, inference_network
 
 BASE: dict[str, Any] = {
     "block": "plain", "base_filters": 4, "max_filters": 12, "depth": 2, "norm": "batch", "dropout": 0.0,
-    "stem_stride": 2, "decoder_convolutions": 1,
+    "stem_stride": 2, "decoder_convolutions": 1, "deep_supervision": False,
 }  # fmt: skip
 
 
@@ -74,6 +75,50 @@ def test_mixed_precision_computes_in_half_and_answers_in_float32() -> None:
     whole.set_weights(network.get_weights())
     image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
     np.testing.assert_allclose(network(image), whole(image), atol=0.2)
+
+
+def gradients(network: keras.Model, channels: int = 3) -> dict[str, np.ndarray]:
+    """Gradients of a sum of squares of all logits, by the path of the weight, away from the initial zeros."""
+    rng = np.random.default_rng(0)
+    for weight in network.trainable_variables:
+        weight.assign(weight + rng.normal(0, 0.1, weight.shape))
+    image = rng.random((2, *network.input_shape[1:-1], channels), np.float32)
+    with tf.GradientTape() as tape:
+        outputs = network(image, training=True)
+        loss = sum(tf.reduce_sum(logits**2) for logits in (outputs if isinstance(outputs, list) else [outputs]))
+    found = tape.gradient(loss, network.trainable_variables)
+    return {weight.path: np.asarray(value) for weight, value in zip(network.trainable_variables, found, strict=True)}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deep_supervision_gives_the_coarser_levels_in_training_alone(stride: int) -> None:
+    config = {**BASE, "depth": 4, "stem_stride": stride, "deep_supervision": True}
+    supervised = build_network(32, 3, config)
+    sizes = {1: [32, 16, 8, 4], 2: [32, 8, 4]}[stride]
+    assert supervised.output_shape == [(None, size, size, 1) for size in sizes]
+    assert all(output.dtype == np.float32 for output in supervised(np.zeros((1, 32, 32, 3), np.float32)))
+    served = inference_network(supervised)
+    plain = build_network(32, 3, {**config, "deep_supervision": False})
+    assert inference_network(plain) is plain
+    # What is served is the plain network: as many weights, the same initial values, no coarse heads.
+    assert [weight.shape for weight in served.weights] == [weight.shape for weight in plain.weights]
+    for mine, other in zip(served.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    # And it is the trained one's: its weights are shared.
+    image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    supervised.get_layer("encode0_conv0").kernel.assign_add(
+        np.full(supervised.get_layer("encode0_conv0").kernel.shape, 0.1, np.float32)
+    )
+    np.testing.assert_array_equal(served(image), supervised(image)[0])
+    assert not np.allclose(served(image), plain(image), atol=1e-4)
+
+
+def test_every_weight_is_trained_under_deep_supervision() -> None:
+    supervised = build_network(32, 3, {**BASE, "depth": 4, "deep_supervision": True, "norm": "instance"})
+    found = gradients(supervised)
+    assert all(np.abs(value).max() > 0 for value in found.values())
+    heads = {path for path in found if path.startswith("head")}
+    assert heads == {f"head{level}/{name}" for level in ("", 1, 2) for name in ("kernel", "bias")}
 
 
 @pytest.mark.parametrize("module", [network_module, losses_module])
