@@ -37,6 +37,9 @@ def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
 
 
+MAX_TOKENS = 4096
+"""Positions among which the bottleneck may attend: each head keeps the square of it, 64 MiB in float32."""
+
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -251,6 +254,9 @@ class NetworkConfig(Section):
     )
     decoder_convolutions: int = Field(1, ge=1, le=4, description="convolutions of each block on the way up")
     deep_supervision: bool = Field(False, description="train the coarser levels of the way up against the mask too")
+    bottleneck: Literal["plain", "large_kernel", "attention"] = Field(
+        "plain", description="long-range context at the lowest resolution: none, depthwise 7 x 7, or self-attention"
+    )
 
     @property
     def levels(self) -> int:
@@ -485,6 +491,12 @@ class Config(Section):
             )
         if self.grid.size // factor < 2:
             raise ValueError(f"network.depth: found {self.network.depth}, too deep for grid.size {self.grid.size}")
+        tokens = (self.grid.size // factor) ** 2
+        if self.network.bottleneck == "attention" and tokens > MAX_TOKENS:
+            raise ValueError(
+                f"network.bottleneck: attention among {tokens} positions takes too much memory, wanted at most "
+                f"{MAX_TOKENS}; raise network.depth (now {self.network.depth}) or take large_kernel"
+            )
         return self
 
     @property
