@@ -20,7 +20,7 @@ from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
 from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.folds import MAX_FOLDS, PatientSlices, deal_folds, others
-from components.trainer.network import build_network
+from components.trainer.network import build_network, inference_network
 from components.trainer.progress import Progress, Terminal, Titled
 from components.trainer.step import make_predict
 from components.trainer.tuning import CaseCounts, needs_hu, tune
@@ -183,14 +183,15 @@ def _fit(
     counts = total(part.patients, len(part.train))
     steps = steps_per_epoch(counts, training)
     network = _network(config, training["precision"])
+    served = inference_network(network)
     progress.say(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
-        f"{training['batch_size']} an epoch; {network.count_params() / 1e6:.2f} million parameters"
+        f"{training['batch_size']} an epoch; {served.count_params() / 1e6:.2f} million parameters"
     )
     held_out = part.held_out
     balance = training["patient_balance"]
     draws = lesion_draws(part.patients, balance) if part.number or balance else None
-    validator = Validator(part.val, tft_output, config, network, patients=held_out)
+    validator = Validator(part.val, tft_output, config, served, patients=held_out)
     task = Task(
         network,
         lambda epoch, step: train_dataset(
@@ -202,11 +203,13 @@ def _fit(
         _folder(folder, part),
     )
     state = fit(task, progress)
-    served = network if training["precision"] == "float32" else _network(config, "float32")
-    served.set_weights(network.get_weights())
+    exported = served
+    if training["precision"] != "float32":
+        exported = inference_network(_network(config, "float32"))
+        exported.set_weights(served.get_weights())
     mirror = config["inference"]["mirror"]
-    final = Validator(part.val, tft_output, config, served, mirror=mirror, patients=held_out)
-    return Fitted(part, served, state, final)
+    final = Validator(part.val, tft_output, config, exported, mirror=mirror, patients=held_out)
+    return Fitted(part, exported, state, final)
 
 
 def _history(fitted: Sequence[Fitted], found: Sequence[Validation]) -> dict[str, Any]:
