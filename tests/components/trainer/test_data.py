@@ -175,21 +175,21 @@ def test_patients_are_drawn_as_often_as_wanted(transform_output: Make, tmp_path:
     output = tft.TFTransformOutput(transform_output(config))
     patients = count_patients(shards, output)
     counts = total(patients, 2)
-    lesion = {
-        name: {
-            example_mask(record)
-            for record in cases
-            if tf.train.Example.FromString(record).features.feature["lesion_pixels"].int64_list.value[0]
-        }
-        for name, cases in records.items()
-    }
+
+    def slices(draws: dict[str, float], number: int) -> list[bytes | None]:
+        """The images with lesion among so many batches, and None for each other."""
+        stream = islice(train_dataset(shards, output, config, counts, draws=draws), number)
+        pairs = [pair for image, mask in stream for pair in zip(image.numpy(), mask.numpy(), strict=True)]
+        return [image.tobytes() if mask.any() else None for image, mask in pairs]
+
+    of = {name: set(slices({name: 1.0}, 6)) - {None} for name in records}
+    assert {name: len(images) for name, images in of.items()} == {"many": 8, "few": 1}
 
     def drawn(balance: float) -> dict[str, int]:
-        stream = train_dataset(shards, output, config, counts, draws=lesion_draws(patients, balance))
-        masks = np.concatenate([mask.numpy() for _, mask in islice(stream, 60)])
-        found = [np.rint(mask * 255).astype(np.uint8).tobytes() for mask in masks]
-        by_patient = {name: sum(mask in wanted for mask in found) for name, wanted in lesion.items()}
-        return {**by_patient, "none": len(found) - sum(by_patient.values())}
+        found = slices(lesion_draws(patients, balance), 60)
+        return {name: sum(image in images for image in found) for name, images in of.items()} | {
+            "none": found.count(None)
+        }
 
     # Of 540 draws half have lesion, and those are split evenly; four standard deviations of a count are below 47.
     even = drawn(1.0)
@@ -200,11 +200,6 @@ def test_patients_are_drawn_as_often_as_wanted(transform_output: Make, tmp_path:
     plain = drawn(0.0)
     assert plain["many"] == pytest.approx(240, abs=47)
     assert plain["few"] == pytest.approx(30, abs=20)
-
-
-def example_mask(record: bytes) -> bytes:
-    """The mask of a slice as it is stored."""
-    return bytes(tf.train.Example.FromString(record).features.feature["mask"].bytes_list.value[0])
 
 
 def test_fewer_slices_than_a_batch(transform_output: Make, tmp_path: Path) -> None:
