@@ -318,6 +318,10 @@ class TrainingConfig(Section):
     patient_balance: Fraction = Field(
         0.0, description="0: each slice with lesion is drawn equally often; 1: as many of one patient as of another"
     )
+    source_shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="by source, its share of the slices with lesion that are drawn; default: as many as it has",
+    )
     min_lesion_cm2: float = Field(0.0, ge=0, description="slices with less lesion than this, but some, are left out")
     patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
@@ -492,6 +496,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> Config:
+        shares, sources = self.training.source_shares, self.data.sources
+        if shares and set(shares) != set(sources):
+            raise ValueError(
+                f"training.source_shares: found {', '.join(shares)}, wanted a share for every key of data.sources: "
+                f"{', '.join(sources) or 'there is none, so leave it out'}"
+            )
         names = [window.name for window in self.windows]
         if len(set(names)) != len(names):
             raise ValueError(f"windows: names must differ, found {names}")

@@ -30,6 +30,10 @@ def configuration(row: Row, seed: int) -> dict[str, Any]:
     if row.minutes is not None:
         merge(tree, {"training": {"max_minutes": row.minutes}})
     sources = {name: layout for name, layout in dealt["data"]["sources"].items() if name in row.sources}
+    training = tree["training"]
+    if "source_shares" in training:  # of one source there is nothing to share out
+        shares = {name: share for name, share in training["source_shares"].items() if name in sources}
+        training["source_shares"] = shares if len(shares) > 1 else {}
     return {**tree, "data": {**dealt["data"], "sources": sources}, "splits": dealt["splits"]}
 
 

@@ -126,20 +126,52 @@ def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float =
     return total(count_patients(shards, tft_output, min_lesion_cm2), len(shards))
 
 
-def lesion_draws(patients: Mapping[str, PatientSlices], balance: float) -> dict[str, float]:
+def lesion_draws(
+    patients: Mapping[str, PatientSlices], balance: float, shares: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """How often a pass draws each slice with lesion of a patient, on average.
 
     In proportion to one over the number of the patient's slices with lesion to the power of `balance`, and so that a
-    pass draws as many slices with lesion as there are.
+    pass draws as many slices with lesion as there are. With `shares`, that holds within each source.
 
     Args:
         patients: From `count_patients`, of whom some have lesion.
         balance: 0 draws every slice equally often, 1 as many of one patient as of another.
+        shares: By the name of a source, which stands before its patients' ids, the share of all slices with lesion
+            that are drawn from it, above 0; what they add up to does not matter, and a source without lesion gets none.
+
+    Raises:
+        UsageError: A patient is of no source in `shares`.
     """
     weights = {patient: max(found.lesion, 1) ** -balance for patient, found in patients.items()}
-    wanted = sum(found.lesion for found in patients.values())
-    scale = wanted / sum(found.lesion * weights[patient] for patient, found in patients.items())
-    return {patient: weight * scale for patient, weight in weights.items()}
+    by_source = _by_source(patients, shares or {})
+    drawn = {
+        source: sum(patients[patient].lesion * weights[patient] for patient in members)
+        for source, members in by_source.items()
+    }
+    wanted = {source: (shares or {"": 1.0})[source] for source, weight in drawn.items() if weight}
+    scale = sum(found.lesion for found in patients.values()) / sum(wanted.values())
+    return {
+        patient: weights[patient] * scale * (wanted[source] / drawn[source] if drawn[source] else 0.0)
+        for source, members in by_source.items()
+        for patient in members
+    }
+
+
+def _by_source(patients: Collection[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
+    """The patients of each source in `shares`; without shares all are of one source without a name."""
+    if not shares:
+        return {"": list(patients)}
+    found: dict[str, list[str]] = {}
+    for patient in patients:
+        source = next((name for name in shares if patient.startswith(f"{name}_")), None)
+        if source is None:
+            raise UsageError(
+                f"training.source_shares: names {', '.join(shares)}, but patient {patient} is of another source; "
+                "name every key of data.sources"
+            )
+        found.setdefault(source, []).append(patient)
+    return found
 
 
 def steps_per_epoch(counts: Counts, training: Mapping[str, Any]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -35,6 +35,7 @@ class Task:
         validate: Validates the network as it is.
         training: The section `training` of the configuration.
         folder: Folder or URI of checkpoint and TensorBoard logs; a run that was killed goes on from here.
+        strategy: The devices that share the work, in whose scope the network was built; default: one device.
     """
 
     network: keras.Model
@@ -43,6 +44,7 @@ class Task:
     validate: Callable[[], Validation]
     training: Mapping[str, Any]
     folder: str
+    strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
 
 
 def fit(task: Task, progress: Progress) -> State:
@@ -58,7 +60,8 @@ def fit(task: Task, progress: Progress) -> State:
     Raises:
         IchError: The loss is no longer finite.
     """
-    optimizer = build_optimizer(task.network, task.training)
+    with task.strategy.scope():
+        optimizer = build_optimizer(task.network, task.training)
     average = Average(task.network, task.training["ema"])
     checkpoint = Checkpoint(task.folder, task.network, optimizer, average.variables)
     state = checkpoint.load() or State()
@@ -96,7 +99,8 @@ class _Run:
         self._average = average
         self._checkpoint = checkpoint
         self._state = state
-        self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
+        with task.strategy.scope():
+            self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
         self._spent = state.minutes
         self._began = self._saved = time.monotonic()
 

@@ -22,6 +22,7 @@ from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.folds import MAX_FOLDS, PatientSlices, deal_folds, others
 from components.trainer.network import build_network, inference_network
 from components.trainer.progress import Progress, Terminal, Titled
+from components.trainer.replicas import choose_strategy
 from components.trainer.step import make_predict
 from components.trainer.tuning import CaseCounts, needs_hu, tune
 from components.trainer.validation import Validation, count_cases, merged, validate, validation_dataset
@@ -85,7 +86,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         progress: Where to report; the user's terminal by default.
 
     Raises:
-        UsageError: No lesion in the training split, or too little for so many folds.
+        UsageError: No lesion in the training split, too little for so many folds, or a batch that GPUs cannot share.
         IchError: A split has no shards, or training diverged.
     """
     custom = fn_args.custom_config
@@ -182,15 +183,19 @@ def _fit(
     config = {**config, "training": training}
     counts = total(part.patients, len(part.train))
     steps = steps_per_epoch(counts, training)
-    network = _network(config, training["precision"])
-    served = inference_network(network)
+    strategy = choose_strategy(training["batch_size"])
+    with strategy.scope():
+        network = _network(config, training["precision"])
+        served = inference_network(network)
+    replicas = strategy.num_replicas_in_sync
     progress.say(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
-        f"{training['batch_size']} an epoch; {served.count_params() / 1e6:.2f} million parameters"
+        f"{training['batch_size']} an epoch{f' on {replicas} GPUs' if replicas > 1 else ''}; "
+        f"{served.count_params() / 1e6:.2f} million parameters"
     )
     held_out = part.held_out
-    balance = training["patient_balance"]
-    draws = lesion_draws(part.patients, balance) if part.number or balance else None
+    balance, shares = training["patient_balance"], training["source_shares"]
+    draws = lesion_draws(part.patients, balance, shares) if part.number or balance or shares else None
     validator = Validator(part.val, tft_output, config, served, patients=held_out)
     task = Task(
         network,
@@ -201,10 +206,11 @@ def _fit(
         validator,
         training,
         _folder(folder, part),
+        strategy,
     )
     state = fit(task, progress)
     exported = served
-    if training["precision"] != "float32":
+    if training["precision"] != "float32" or replicas > 1:
         exported = inference_network(_network(config, "float32"))
         exported.set_weights(served.get_weights())
     mirror = config["inference"]["mirror"]

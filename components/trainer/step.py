@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from components.trainer.losses import supervised_loss
+from components.trainer.replicas import replica_count, shared, spread
 
 CLIP_NORM = 12.0
 """Gradients longer than this are shortened, as nnU-Net does; one odd batch then cannot undo a training."""
@@ -31,7 +32,7 @@ def build_optimizer(network: keras.Model, training: Mapping[str, Any]) -> keras.
     options = {
         "learning_rate": training["learning_rate"],
         "weight_decay": training["weight_decay"],
-        "global_clipnorm": CLIP_NORM,
+        "global_clipnorm": CLIP_NORM / replica_count(),
     }
     if training["optimizer"] == "adamw":
         optimizer = keras.optimizers.AdamW(**options)
@@ -47,7 +48,7 @@ def build_optimizer(network: keras.Model, training: Mapping[str, Any]) -> keras.
 def make_train_step(
     network: keras.Model, optimizer: keras.optimizers.Optimizer, training: Mapping[str, Any]
 ) -> TrainStep:
-    """One step as a graph.
+    """One step as a graph, on all replicas of the strategy in scope.
 
     Args:
         network: The network, with all outputs that it is trained on.
@@ -69,10 +70,10 @@ def make_train_step(
                 **{name: training[name] for name in LOSS_KEYS},
             )
             scaled = optimizer.scale_loss(loss)
-        optimizer.apply(tape.gradient(scaled, variables), variables)
+        optimizer.apply(shared(tape.gradient(scaled, variables)), variables)
         return loss
 
-    return step
+    return spread(step)
 
 
 def make_predict(network: keras.Model, *, mirror: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:

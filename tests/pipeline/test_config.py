@@ -390,3 +390,14 @@ def test_beam_names_its_runner(minimal: Path) -> None:
 def test_another_beam_runner_replaces_ours_and_its_options(minimal: Path) -> None:
     args = load_config(minimal, ["beam.args=[--runner=FlinkRunner, --flink_master=local]"]).beam.pipeline_args()
     assert args == ["--runner=FlinkRunner", "--flink_master=local"]
+
+
+def test_source_shares_name_every_source_and_no_other() -> None:
+    shares = load_config("real_mixed", ["training.source_shares={phe_sich: 1, ct_ich: 2.5}"]).training.source_shares
+    assert shares == {"phe_sich": 1.0, "ct_ich": 2.5}
+    with pytest.raises(UsageError, match=r"found ct_ich, wanted a share for every key .*: phe_sich, ct_ich"):
+        load_config("real_mixed", ["training.source_shares={ct_ich: 2.0}"])
+    with pytest.raises(UsageError, match="there is none, so leave it out"):
+        load_config("demo", ["training.source_shares={a: 1.0}"])
+    with pytest.raises(UsageError, match=r"source_shares\.ct_ich"):
+        load_config("real_mixed", ["training.source_shares={ct_ich: 0, phe_sich: 1}"])

@@ -166,6 +166,33 @@ def test_draws_even_patients_out() -> None:
     assert 20 * half["a"] + 5 * half["b"] == pytest.approx(25)
 
 
+def test_sources_get_their_shares_and_patients_are_balanced_within_them() -> None:
+    patients = {
+        "a_1": PatientSlices(30, 20, 9.0), "a_2": PatientSlices(30, 5, 3.0), "b_1": PatientSlices(9, 3, 1.0),
+        "b_2": PatientSlices(9, 0, 0.0),
+    }  # fmt: skip
+    even = lesion_draws(patients, 0.0, {"a": 1.0, "b": 3.0})
+    assert even["a_1"] == even["a_2"]
+    assert 25 * even["a_1"] == pytest.approx(28 / 4)
+    assert 3 * even["b_1"] == pytest.approx(28 * 3 / 4)
+    within = lesion_draws(patients, 1.0, {"a": 1.0, "b": 3.0})
+    assert 20 * within["a_1"] == pytest.approx(5 * within["a_2"]) == pytest.approx(3.5)
+    assert lesion_draws(patients, 0.5, {"a": 2.0, "b": 6.0}) == pytest.approx(
+        lesion_draws(patients, 0.5, {"a": 1.0, "b": 3.0})
+    )
+
+
+def test_a_source_without_lesion_leaves_its_share_to_the_others() -> None:
+    patients = {"a_1": PatientSlices(30, 20, 9.0), "b_1": PatientSlices(9, 0, 0.0)}
+    draws = lesion_draws(patients, 0.0, {"a": 1.0, "b": 3.0})
+    assert draws["a_1"] == pytest.approx(1.0)
+
+
+def test_a_patient_of_no_source_is_an_error_that_says_whose() -> None:
+    with pytest.raises(UsageError, match=r"source_shares: names a, b, but patient c_1 .* data.sources"):
+        lesion_draws({"c_1": PatientSlices(3, 2, 1.0)}, 0.0, {"a": 1.0, "b": 1.0})
+
+
 def test_patients_are_drawn_as_often_as_wanted(transform_output: Make, tmp_path: Path) -> None:
     """One patient has eight slices with lesion, the other one; slices without lesion stay as rare as they were."""
     rng = np.random.default_rng(8)
@@ -175,21 +202,21 @@ def test_patients_are_drawn_as_often_as_wanted(transform_output: Make, tmp_path:
     output = tft.TFTransformOutput(transform_output(config))
     patients = count_patients(shards, output)
     counts = total(patients, 2)
-    lesion = {
-        name: {
-            example_mask(record)
-            for record in cases
-            if tf.train.Example.FromString(record).features.feature["lesion_pixels"].int64_list.value[0]
-        }
-        for name, cases in records.items()
-    }
+
+    def slices(draws: dict[str, float], number: int) -> list[bytes | None]:
+        """The images with lesion among so many batches, and None for each other."""
+        stream = islice(train_dataset(shards, output, config, counts, draws=draws), number)
+        pairs = [pair for image, mask in stream for pair in zip(image.numpy(), mask.numpy(), strict=True)]
+        return [image.tobytes() if mask.any() else None for image, mask in pairs]
+
+    of = {name: set(slices({name: 1.0}, 6)) - {None} for name in records}
+    assert {name: len(images) for name, images in of.items()} == {"many": 8, "few": 1}
 
     def drawn(balance: float) -> dict[str, int]:
-        stream = train_dataset(shards, output, config, counts, draws=lesion_draws(patients, balance))
-        masks = np.concatenate([mask.numpy() for _, mask in islice(stream, 60)])
-        found = [np.rint(mask * 255).astype(np.uint8).tobytes() for mask in masks]
-        by_patient = {name: sum(mask in wanted for mask in found) for name, wanted in lesion.items()}
-        return {**by_patient, "none": len(found) - sum(by_patient.values())}
+        found = slices(lesion_draws(patients, balance), 60)
+        return {name: sum(image in images for image in found) for name, images in of.items()} | {
+            "none": found.count(None)
+        }
 
     # Of 540 draws half have lesion, and those are split evenly; four standard deviations of a count are below 47.
     even = drawn(1.0)
@@ -200,11 +227,6 @@ def test_patients_are_drawn_as_often_as_wanted(transform_output: Make, tmp_path:
     plain = drawn(0.0)
     assert plain["many"] == pytest.approx(240, abs=47)
     assert plain["few"] == pytest.approx(30, abs=20)
-
-
-def example_mask(record: bytes) -> bytes:
-    """The mask of a slice as it is stored."""
-    return bytes(tf.train.Example.FromString(record).features.feature["mask"].bytes_list.value[0])
 
 
 def test_fewer_slices_than_a_batch(transform_output: Make, tmp_path: Path) -> None:
