@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.results.plan import PATIENTS, SOURCES, Row
+from benchmarks.results.folds import stage
+from benchmarks.results.plan import LAYOUTS, SOURCES, Row
 
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "configs"
 KEPT = ("dice", "nsd_1mm", "hd95_mm", "absolute_volume_error_ml", "lesion_f1", "false_positive_components",
@@ -21,20 +22,23 @@ KEPT = ("dice", "nsd_1mm", "hd95_mm", "absolute_volume_error_ml", "lesion_f1", "
 WITHOUT_MASK = {"rsna_ich_volume.nii.gz": "bleeds, no mask", "negative/cq500_ct0.nii.gz": "no blood"}
 
 
-def configuration(row: Row, seed: int) -> dict[str, Any]:
-    """The configuration of a training: the recipe's, the plan's changes, the patients of `PATIENTS`."""
+def configuration(row: Row, layouts: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a training: the recipe's with the plan's changes.
+
+    Args:
+        row: What is trained.
+        layouts: The section `data.sources`, from `stage`.
+    """
     tree = _read(row.recipe)
-    dealt = _read(PATIENTS)
     merge(tree, row.changes)
-    merge(tree, {"training": {"seed": seed}, "gate": {"min_mean_dice": 0.0}, "name": row.name.replace("-", "_")})
+    merge(tree, {"gate": {"min_mean_dice": 0.0}, "name": row.name.replace("-", "_")})
+    training = tree.setdefault("training", {})
     if row.minutes is not None:
-        merge(tree, {"training": {"max_minutes": row.minutes}})
-    sources = {name: layout for name, layout in dealt["data"]["sources"].items() if name in row.sources}
-    training = tree["training"]
+        training["max_minutes"] = row.minutes
     if "source_shares" in training:  # of one source there is nothing to share out
-        shares = {name: share for name, share in training["source_shares"].items() if name in sources}
+        shares = {name: share for name, share in training["source_shares"].items() if name in layouts}
         training["source_shares"] = shares if len(shares) > 1 else {}
-    return {**tree, "data": {**dealt["data"], "sources": sources}, "splits": dealt["splits"]}
+    return {**tree, "data": {"sources": dict(layouts)}}
 
 
 def merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -46,23 +50,24 @@ def merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
             tree[name] = value
 
 
-def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
+def measure(row: Row, fold: int, data: Path, work: Path) -> dict[str, Any]:
     """Trains, or goes on where it was killed, and measures.
 
     Args:
         row: What to train.
-        seed: The training's seed.
+        fold: Which fifth of the patients is left out and measured.
         data: The folder that holds the sources.
         work: Where each training gets an output folder of its own.
 
     Returns:
-        Figures without any case id: each source's per patient, in the order of the ids.
+        Figures without any case id: each source's per test patient, in the order of the ids.
     """
-    output = work / f"{row.name}-{seed}"
+    output, staged = work / f"{row.name}-{fold}", work / "data" / f"{'-'.join(row.sources)}-{fold}"
     output.mkdir(parents=True, exist_ok=True)
     file = output / "config.yaml"
-    file.write_text(yaml.safe_dump(configuration(row, seed), sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "pipeline", "run", "-c", str(file), "-d", str(data), "-o", str(output), "--json"]
+    layouts = stage(data, staged, row.sources, fold)
+    file.write_text(yaml.safe_dump(configuration(row, layouts), sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "pipeline", "run", "-c", str(file), "-d", str(staged), "-o", str(output), "--json"]
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -70,14 +75,14 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
     for line in process.stdout:
         lines.append(line)
         if not line.startswith("{"):
-            print(f"  {row.name} seed {seed}: {line}", end="", flush=True)
+            print(f"  {row.name} fold {fold}: {line}", end="", flush=True)
     if process.wait() not in (0, 3):
-        raise SystemExit(f"{row.name}, seed {seed}: the run failed with exit code {process.returncode}")
+        raise SystemExit(f"{row.name}, fold {fold}: the run failed with exit code {process.returncode}")
     outcome = json.loads(lines[-1])
     minutes = sum(stage.get("seconds", 0.0) for stage in outcome["stages"]) / 60
     found: dict[str, Any] = {
         "row": row.name,
-        "seed": seed,
+        "fold": fold,
         "minutes": round(minutes or (time.monotonic() - began) / 60, 1),
         "hardware": hardware(),
         "test": _by_source(outcome["verdict"]["by_case"]),
@@ -129,7 +134,7 @@ def _pairs(data: Path, source: str) -> Iterator[tuple[Path, Path]]:
     from components.nifti_example_gen.layout import find_cases
     from pipeline.config import load_config
 
-    for case in find_cases(data, load_config(PATIENTS).data.model_dump()).cases:
+    for case in find_cases(data, load_config(LAYOUTS).data.model_dump()).cases:
         if case.source == source:
             yield case.image, case.mask
 

@@ -6,21 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.results.measure import WITHOUT_MASK
-from benchmarks.results.plan import SOURCES, Row
+from benchmarks.results.plan import FOLDS, SOURCES, Row
 from components.imaging.metrics import summarise
 
 GROUPS = {
     "recipes": "The shipped recipe against the one this project started from",
     "ablation": "One thing added at a time, at equal training time",
 }
-_INTRODUCTION = """# Results on real head CT
+_INTRODUCTION = f"""# Results on real head CT
 
 Written by `python -m benchmarks.results` (`--help` says how to repeat one row); the figures behind it are in
-`results.json` beside this page. Test patients are those that the configuration `real_mixed` holds out: the same in
-every row, never trained on and never tuned on. Dice is the mean over patients, on each scan's own grid and after
-post-processing, with the 95 % bootstrap interval over patients; where there are several seeds, a patient's figures are
-averaged over them first. False positives are components that touch no true voxel. What the sources are, and how good
-their masks and HU: [README](../README.md).
+`results.json` beside this page. Every row is cross-validated over {FOLDS} folds of patients, the same for all rows:
+each training leaves a fifth of the patients out, tunes on a tenth, and is measured on the fifth by its gate. With all
+folds done, every patient has been measured once by a model that never saw it. Dice is the mean over patients, on each
+scan's own grid and after post-processing, with standard deviation and 95 % bootstrap interval over patients. False
+positives are components that touch no true voxel, per scan. What the sources are: [README](../README.md).
 """
 
 
@@ -40,7 +40,7 @@ def page(found: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row], found: Sequence[dict[str, Any]]) -> str:
-    heads = ["recipe", "seeds"]
+    heads = ["recipe", "folds"]
     for source in SOURCES:
         heads += [f"{source} Dice", f"{source} false positives"]
     lines = [_line([*heads, "minutes", "on"]), _line(["---"] * (len(heads) + 2))]
@@ -50,7 +50,7 @@ def _table(rows: Sequence[Row], found: Sequence[dict[str, Any]]) -> str:
         if not mine:
             missing.append(f"`{row.name}`")
             continue
-        cells = [f"{row.title} (`{row.name}`)", ", ".join(str(one["seed"]) for one in mine)]
+        cells = [f"{row.title} (`{row.name}`)", ", ".join(str(one["fold"]) for one in mine)]
         for source in SOURCES:
             cells += [_dice(mine, "test", source), _mean(mine, "test", source, "false_positive_components")]
         minutes = [one["minutes"] for one in mine]
@@ -82,25 +82,27 @@ def _generalisation(rows: Sequence[Row], found: Sequence[dict[str, Any]]) -> str
     return "\n".join(lines) + "\n"
 
 
-def patient_means(mine: Sequence[dict[str, Any]], part: str, source: str, measure: str) -> list[float]:
-    """Each patient's figure, averaged over the seeds.
+def patient_figures(mine: Sequence[dict[str, Any]], part: str, source: str, measure: str) -> list[float]:
+    """Each patient's figure: test patients of all folds one after another, those of elsewhere averaged over folds.
 
     Args:
-        mine: A row's figures by seed.
-        part: `test` or `generalisation`.
+        mine: A row's figures by fold.
+        part: `test`, where each fold has patients of its own, or `generalisation`, where all have the same.
         source: The source.
         measure: The measure.
     """
-    by_seed = [one[part][source][measure] for one in mine if source in one.get(part, {})]
-    return [sum(values) / len(values) for values in zip(*by_seed, strict=True)]
+    by_fold = [one[part][source][measure] for one in mine if source in one.get(part, {})]
+    if part == "test":
+        return [value for values in by_fold for value in values]
+    return [sum(values) / len(values) for values in zip(*by_fold, strict=True)]
 
 
 def _of(row: Row, found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted((one for one in found if one["row"] == row.name), key=lambda one: int(one["seed"]))
+    return sorted((one for one in found if one["row"] == row.name), key=lambda one: int(one["fold"]))
 
 
 def _dice(mine: Sequence[dict[str, Any]], part: str, source: str) -> str:
-    values = patient_means(mine, part, source, "dice")
+    values = patient_figures(mine, part, source, "dice")
     if not values:
         return "-"
     summary = summarise(values)
@@ -110,7 +112,7 @@ def _dice(mine: Sequence[dict[str, Any]], part: str, source: str) -> str:
 
 
 def _mean(mine: Sequence[dict[str, Any]], part: str, source: str, measure: str) -> str:
-    values = patient_means(mine, part, source, measure)
+    values = patient_figures(mine, part, source, measure)
     return f"{sum(values) / len(values):.2f}" if values else "-"
 
 

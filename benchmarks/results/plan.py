@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SOURCES = ("phe_sich", "ct_ich")
-PATIENTS = "real_mixed"
-"""The configuration that deals the patients out: a source's test patients are the same in every row."""
+LAYOUTS = "real_mixed"
+"""The configuration that says where each source's scans lie."""
 
-SEEDS = (0, 1, 2)
+FOLDS = 5
+"""Each row is trained so many times, each time without another fifth of the patients, on which it is then measured."""
 
 _SCRATCH: dict[str, Any] = {
     "windows": [{"name": "brain", "level": 40.0, "width": 80.0}],
-    "normalisation": "none",
     "grid": {"context_slices": 0},
+    "network": {"deep_supervision": False},
     "training": {
-        "min_lesion_cm2": 2.0, "lesion_fraction": 1.0, "dice_weight": 0.0, "ema": 0.0, "small_lesion_weight": 0.0,
+        "min_lesion_cm2": 2.0, "lesion_fraction": 1.0, "source_shares": {}, "patient_balance": 0.0,
+        "dice_weight": 0.0, "small_lesion_weight": 0.0, "ema": 0.0,
         "augment": {
             "flip": False, "affine_share": 0.0, "elastic_share": 0.0, "soften_share": 0.0, "gamma": 0.0,
             "intensity": 0.0, "noise": 0.0,
@@ -30,10 +32,11 @@ _SCRATCH: dict[str, Any] = {
 _ADDED = {
     "network only": (),
     "+ all slices, half of them with lesion": ("training.min_lesion_cm2", "training.lesion_fraction"),
-    "+ Dice in the loss": ("training.dice_weight", "training.small_lesion_weight"),
+    "+ small sources and patients drawn more often": ("training.source_shares", "training.patient_balance"),
+    "+ Dice in the loss, small lesions weighted": ("training.dice_weight", "training.small_lesion_weight"),
+    "+ deep supervision": ("network",),
     "+ three windows": ("windows",),
     "+ neighbouring slices": ("grid.context_slices",),
-    "+ the brain's own HU": ("normalisation",),
     "+ augmentation": ("training.augment",),
     "+ averaged weights": ("training.ema",),
     "+ tuned post-processing": ("postprocess",),
@@ -46,7 +49,7 @@ ABLATION_MINUTES = 20.0
 
 @dataclass(frozen=True)
 class Row:
-    """One training, for each seed.
+    """One recipe, trained once for each fold.
 
     Attributes:
         name: Unique, short, for the command line.
@@ -84,10 +87,14 @@ def rows() -> list[Row]:
         given += keys
         found.append(
             Row(
-                f"ablation-{number}", "ablation", title, "real_mixed", minutes=ABLATION_MINUTES,
+                f"ablation-{number:02}", "ablation", title, "real_mixed", minutes=ABLATION_MINUTES,
                 changes=without(_SCRATCH, given),
             )
         )  # fmt: skip
+    found.append(
+        Row("normalised", "ablation", "the shipped recipe with the brain's own HU as reference", "real_mixed",
+            minutes=ABLATION_MINUTES, changes={"normalisation": "brain"})
+    )  # fmt: skip
     return found
 
 
