@@ -37,6 +37,9 @@ def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
 
 
+MAX_TOKENS = 4096
+"""Positions among which the bottleneck may attend: each head keeps the square of it, 64 MiB in float32."""
+
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -250,6 +253,24 @@ class NetworkConfig(Section):
         2, description="2: the first level works at half the resolution (four times faster), 1: a classical U-Net"
     )
     decoder_convolutions: int = Field(1, ge=1, le=4, description="convolutions of each block on the way up")
+    deep_supervision: bool = Field(False, description="train the coarser levels of the way up against the mask too")
+    bottleneck: Literal["plain", "large_kernel", "attention"] = Field(
+        "plain", description="long-range context at the lowest resolution: none, depthwise 7 x 7, or self-attention"
+    )
+
+    @property
+    def levels(self) -> int:
+        """Levels of the way up; what is below them is the bottleneck."""
+        return self.depth - (self.stem_stride == 2)
+
+    @model_validator(mode="after")
+    def _something_to_supervise(self) -> NetworkConfig:
+        if self.deep_supervision and self.levels < 2:
+            raise ValueError(
+                f"deep_supervision: found {self.levels} levels on the way up, wanted 2 or more; raise depth or set "
+                "deep_supervision to false"
+            )
+        return self
 
 
 class AugmentConfig(Section):
@@ -481,6 +502,12 @@ class Config(Section):
             )
         if self.grid.size // factor < 2:
             raise ValueError(f"network.depth: found {self.network.depth}, too deep for grid.size {self.grid.size}")
+        tokens = (self.grid.size // factor) ** 2
+        if self.network.bottleneck == "attention" and tokens > MAX_TOKENS:
+            raise ValueError(
+                f"network.bottleneck: attention among {tokens} positions takes too much memory, wanted at most "
+                f"{MAX_TOKENS}; raise network.depth (now {self.network.depth}) or take large_kernel"
+            )
         return self
 
     @property

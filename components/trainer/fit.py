@@ -28,7 +28,7 @@ class Task:
     """What is fitted to what.
 
     Attributes:
-        network: Changed in place; ends with its best weights.
+        network: With all outputs that it is trained on. Changed in place; ends with its best weights.
         batches: From the number of the first epoch, and how many of its steps are done, to an endless stream of
             batches.
         steps: Batches of an epoch.

@@ -20,7 +20,7 @@ from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
 from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.folds import MAX_FOLDS, PatientSlices, deal_folds, others
-from components.trainer.network import build_network
+from components.trainer.network import build_network, inference_network
 from components.trainer.progress import Progress, Terminal, Titled
 from components.trainer.replicas import choose_strategy
 from components.trainer.step import make_predict
@@ -186,16 +186,17 @@ def _fit(
     strategy = choose_strategy(training["batch_size"])
     with strategy.scope():
         network = _network(config, training["precision"])
+    served = inference_network(network)
     replicas = strategy.num_replicas_in_sync
     progress.say(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
         f"{training['batch_size']} an epoch{f' on {replicas} GPUs' if replicas > 1 else ''}; "
-        f"{network.count_params() / 1e6:.2f} million parameters"
+        f"{served.count_params() / 1e6:.2f} million parameters"
     )
     held_out = part.held_out
     balance = training["patient_balance"]
     draws = lesion_draws(part.patients, balance) if part.number or balance else None
-    validator = Validator(part.val, tft_output, config, network, patients=held_out)
+    validator = Validator(part.val, tft_output, config, served, patients=held_out)
     task = Task(
         network,
         lambda epoch, step: train_dataset(
@@ -208,11 +209,13 @@ def _fit(
         strategy,
     )
     state = fit(task, progress)
-    served = network if training["precision"] == "float32" and replicas == 1 else _network(config, "float32")
-    served.set_weights(network.get_weights())
+    exported = served
+    if training["precision"] != "float32" or replicas > 1:
+        exported = inference_network(_network(config, "float32"))
+        exported.set_weights(served.get_weights())
     mirror = config["inference"]["mirror"]
-    final = Validator(part.val, tft_output, config, served, mirror=mirror, patients=held_out)
-    return Fitted(part, served, state, final)
+    final = Validator(part.val, tft_output, config, exported, mirror=mirror, patients=held_out)
+    return Fitted(part, exported, state, final)
 
 
 def _history(fitted: Sequence[Fitted], found: Sequence[Validation]) -> dict[str, Any]:

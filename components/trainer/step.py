@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from components.trainer.losses import segmentation_loss
+from components.trainer.losses import supervised_loss
 from components.trainer.replicas import replica_count, shared, spread
 
 CLIP_NORM = 12.0
@@ -51,7 +51,7 @@ def make_train_step(
     """One step as a graph, on all replicas of the strategy in scope.
 
     Args:
-        network: The network.
+        network: The network, with all outputs that it is trained on.
         optimizer: From `build_optimizer`.
         training: The section `training` of the configuration.
 
@@ -64,7 +64,7 @@ def make_train_step(
     @tf.function(jit_compile=False, reduce_retracing=True)
     def step(image: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = segmentation_loss(
+            loss = supervised_loss(
                 mask,
                 network(image, training=True),
                 **{name: training[name] for name in LOSS_KEYS},

@@ -270,3 +270,22 @@ def test_a_network_is_validated_and_tuned_as_it_will_be_served(
     tuned = tune(both.count(), config["postprocess"])
     assert tuned.chosen.dice == pytest.approx(both(tuned.chosen.post).mean, abs=1e-9)
     assert tuned.chosen.dice > 0.85
+
+
+def test_a_network_trained_with_deep_supervision_is_exported_without_it(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=2, ema=0.5, network={"depth": 3, "deep_supervision": True})
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    run_fn(args, Silent())
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    best = max(row["val_dice"] for row in history["epochs"])
+    assert history["tuning"]["start"]["dice"] == pytest.approx(best, abs=1e-4)
+    model = tf.saved_model.load(args.serving_model_dir)
+    found = model.signatures["predict_slices"](hu=tf.zeros([3, 1, 32, 32], tf.int16))
+    assert {name: value.shape for name, value in found.items()} == {"probability": (3, 32, 32)}
+    assert not any(weight.name.startswith("head1") for weight in model.signatures["predict_slices"].variables)
+    # A sitting that begins anew finds the coarse heads in its checkpoint too, and so a training that is done.
+    again = Lines()
+    run_fn(args, again)
+    assert any("already trained" in line for line in again.lines)
