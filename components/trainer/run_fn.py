@@ -19,7 +19,7 @@ from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.network import build_network
 from components.trainer.progress import Progress, Terminal
 from components.trainer.step import make_predict
-from components.trainer.tuning import Tuning, needs_hu
+from components.trainer.tuning import Tuning
 from components.trainer.validation import Validation, tune_postprocess, validate, validation_dataset
 from components.transform.preprocessing import CONFIG_KEY
 from serving.contract import Contract
@@ -148,14 +148,13 @@ class Validator:
     def __call__(self, post: Postprocess | None = None) -> Validation:
         """Runs the validation with the given post-processing; by default with the configured one."""
         post = post or Postprocess.from_dict(self._config["postprocess"])
-        dataset = self._plain if post.hu_range is None else self._with_hu
+        dataset = self._with_hu if post.needs_hu else self._plain
         return validate(self._predict, dataset, self._config["grid"], post)
 
     def tune(self) -> Tuning:
         """Chooses the post-processing for the network as it is."""
         section = self._config["postprocess"]
-        dataset = self._with_hu if needs_hu(section) else self._plain
-        return tune_postprocess(self._predict, dataset, self._config["grid"], section)
+        return tune_postprocess(self._predict, self._with_hu, self._config["grid"], section)
 
 
 def _network(config: Mapping[str, Any], precision: str) -> keras.Model:

@@ -13,9 +13,17 @@ from tensorflow.core.example.example_pb2 import Example
 from tensorflow_model_analysis.metrics import metric_types
 
 from components.evaluator.component import eval_config
-from components.evaluator.extractors import KEPT_FEATURES, compact, pack_prediction, unpack_prediction
-from components.evaluator.patient_metrics import KEYS, MEANS, _PatientCombiner, scan_values
+from components.evaluator.extractors import (
+    KEPT_FEATURES,
+    NO_TISSUE,
+    OUTSIDE_SKULL,
+    compact,
+    pack_prediction,
+    unpack_prediction,
+)
+from components.evaluator.patient_metrics import KEYS, MEANS, OF_PREDICTION, _PatientCombiner, scan_values
 from components.imaging.postprocess import Postprocess, near_lesion, quantise
+from components.imaging.skull import inside_skull, no_tissue
 from schema import features as f
 from tests.cases import Sample, cuboid
 from tests.models import Arithmetic, contract, postprocess
@@ -35,16 +43,19 @@ def extracts(sample: Sample, order: list[int]) -> tuple[dict[str, Any], np.ndarr
         features[name] = np.array(rows, dtype=object if isinstance(rows[0][0], bytes) else None)
     network, made = Arithmetic(), contract()
     planes = quantise(network.numpy(sample.scan().examples(0)))
-    return features, np.array([pack_prediction(planes[index], made) for index in order], dtype=object)
+    marks = np.zeros_like(planes[0])
+    return features, np.array([pack_prediction(planes[index], made, marks) for index in order], dtype=object)
 
 
 def test_packing_keeps_every_pixel_and_the_post_processing() -> None:
     plane = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
     made = contract(threshold=0.3, min_component_ml=0.5)
-    pixels, hu, header = unpack_prediction(pack_prediction(plane, made))
+    marks = (plane % 4).astype(np.uint8)
+    pixels, kept, hu, header = unpack_prediction(pack_prediction(plane, made, marks, undefined=3))
     np.testing.assert_array_equal(pixels, plane)
+    np.testing.assert_array_equal(kept, marks)
     assert hu is None
-    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess}
+    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess, "undefined": 3}
     assert Postprocess.from_dict(header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
 
 
@@ -52,8 +63,10 @@ def test_packing_keeps_hu_beside_the_probabilities() -> None:
     rng = np.random.default_rng(2)
     plane = rng.integers(0, 256, (32, 32)).astype(np.uint8)
     below = rng.integers(-1024, 3072, (32, 32)).astype("<i2")
-    pixels, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), below))
+    marks = (plane % 3).astype(np.uint8)
+    pixels, kept, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), marks, below))
     np.testing.assert_array_equal(pixels, plane)
+    np.testing.assert_array_equal(kept, marks)
     assert hu is not None
     np.testing.assert_array_equal(hu, below)
 
@@ -73,8 +86,11 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     near = near_lesion(quantised, 0.5)
     assert 0 < near.mean() < 0.1
     for index, data in enumerate(found["predictions"]):
-        pixels, hu, _ = unpack_prediction(data)
+        pixels, marks, hu, header = unpack_prediction(data)
         assert hu is not None
+        assert header["undefined"] == 0
+        np.testing.assert_array_equal(marks & NO_TISSUE > 0, near[index] & no_tissue(scan.hu)[index])
+        np.testing.assert_array_equal(marks & OUTSIDE_SKULL > 0, near[index] & ~inside_skull(scan.hu, 6.0)[index])
         np.testing.assert_array_equal(pixels, np.where(near[index], quantised[index], 0))
         np.testing.assert_array_equal(hu, np.where(near[index], scan.hu[index], 0))
     both = compact(
@@ -82,7 +98,7 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
         {"new": contract(context_slices=context), "old": with_hu},
     )
     assert both["predictions"]["old"].tolist() == found["predictions"].tolist()
-    assert all(unpack_prediction(data)[1] is None for data in both["predictions"]["new"])
+    assert all(unpack_prediction(data)[2] is None for data in both["predictions"]["new"])
 
 
 def test_a_packed_slice_is_small() -> None:
@@ -115,8 +131,9 @@ def combiner() -> _PatientCombiner:
 
 def scan(patient: str, dice: float, alarms: float = 0.0) -> dict[str, Any]:
     """What `scan_values` returns, with two measures of interest."""
-    values = dict.fromkeys(MEANS, 0.0) | {"dice": dice, "false_positive_components": alarms}
-    return {"patient": patient, "values": tuple(values[name] for name in MEANS)}
+    names = (*MEANS, *OF_PREDICTION)
+    values = dict.fromkeys(names, 0.0) | {"dice": dice, "false_positive_components": alarms}
+    return {"patient": patient, "values": tuple(values[name] for name in names)}
 
 
 def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
