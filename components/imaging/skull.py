@@ -52,6 +52,8 @@ def inside_skull(hu: np.ndarray, spacing_mm: float) -> np.ndarray:
     Returns:
         bool of the same shape.
     """
+    if not len(hu):
+        return np.zeros(hu.shape, bool)
     factor = max(1, round(_POOL_MM / spacing_mm))
     bone, tissue = _pooled(is_bone(hu), factor), _pooled(hu > TISSUE_HU, factor)
     head = ~_reached(tissue)

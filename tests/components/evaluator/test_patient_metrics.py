@@ -22,12 +22,14 @@ from components.evaluator.extractors import (
     unpack_prediction,
 )
 from components.evaluator.patient_metrics import KEYS, MEANS, OF_PREDICTION, _PatientCombiner, scan_values
-from components.imaging.postprocess import Postprocess, near_lesion, quantise
+from components.imaging.metrics import scan_metrics
+from components.imaging.postprocess import Postprocess, near_lesion, outline, quantise, skull_for
 from components.imaging.skull import inside_skull, no_tissue
 from schema import features as f
 from tests.cases import Sample, cuboid
 from tests.models import Arithmetic, contract, postprocess
 
+GATE_NAMES = (*MEANS, *OF_PREDICTION)
 BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
 
 
@@ -101,6 +103,53 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     assert all(unpack_prediction(data)[2] is None for data in both["predictions"]["new"])
 
 
+SWELLING = cuboid((1, 4), (28, 36), (4, 6))
+"""Bright as blood, outside the skull, on 3 slices of 8 x 2 voxels."""
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("settings", [{}, {"head_only": True}, {"head_only": True, "hu_range": [20.0, 110.0]}])
+def test_what_lies_outside_the_skull_is_measured_or_dropped(settings: dict[str, Any], batch: int) -> None:
+    """The gate outlines from batches of packed slices what prediction outlines from the whole scan."""
+    sample = Sample("a", [*BLOOD, SWELLING], BLOOD)
+    scan, made = sample.scan(), contract(**settings)
+    features, _ = extracts(sample, list(range(5)))
+    probabilities = Arithmetic().numpy(scan.examples(0))
+    packed: list[bytes] = []
+    for start in range(0, 5, batch):
+        part = slice(start, start + batch)
+        images = np.array([[plane.tobytes()] for plane in scan.hu[part]], dtype=object)
+        extract = {"features": {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}, "predictions": probabilities[part]}
+        packed += list(compact(extract, {"": made})["predictions"])
+    found = dict(zip(GATE_NAMES, scan_values(features, np.array(packed, dtype=object))["values"], strict=True))
+    post = Postprocess.from_dict(made.postprocess)
+    skull = skull_for(post, scan.hu, 6.0)
+    wanted = scan_metrics(
+        sample.mask, outline(quantise(probabilities), scan.geometry, post, scan.hu, skull), scan.geometry.spacing_mm
+    )
+    assert found["dice"] == wanted.dice
+    assert found["predicted_volume_ml"] == wanted.predicted_volume_ml
+    if settings:
+        assert (found["dice"], found["false_positive_components"], found["outside_brain_ml"]) == (1.0, 0.0, 0.0)
+    else:
+        assert found["false_positive_components"] == 1.0
+        assert found["outside_brain_ml"] == pytest.approx(3 * 8 * 2 * 0.045)  # all of it, and nothing of the blood
+    assert found["undefined_pixels"] == 0
+
+
+def test_pixels_without_a_number_are_counted_and_outline_nothing() -> None:
+    sample = Sample("a", BLOOD, BLOOD)
+    scan = sample.scan()
+    probabilities = Arithmetic().numpy(scan.examples(0))
+    probabilities[1:3, 10:20, 16] = np.nan
+    images = np.array([[plane.tobytes()] for plane in scan.hu], dtype=object)
+    batch = {"features": {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}, "predictions": probabilities}
+    packed = np.array(list(compact(batch, {"": contract()})["predictions"]), dtype=object)
+    found = dict(zip(GATE_NAMES, scan_values(extracts(sample, list(range(5)))[0], packed)["values"], strict=True))
+    assert found["undefined_pixels"] == 20
+    assert 0 < found["dice"] < 1
+
+
 def test_a_packed_slice_is_small() -> None:
     sample = Sample("a", BLOOD)
     _, packed = extracts(sample, list(range(5)))
@@ -131,9 +180,8 @@ def combiner() -> _PatientCombiner:
 
 def scan(patient: str, dice: float, alarms: float = 0.0) -> dict[str, Any]:
     """What `scan_values` returns, with two measures of interest."""
-    names = (*MEANS, *OF_PREDICTION)
-    values = dict.fromkeys(names, 0.0) | {"dice": dice, "false_positive_components": alarms}
-    return {"patient": patient, "values": tuple(values[name] for name in names)}
+    values = dict.fromkeys(GATE_NAMES, 0.0) | {"dice": dice, "false_positive_components": alarms}
+    return {"patient": patient, "values": tuple(values[name] for name in GATE_NAMES)}
 
 
 def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
