@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from components.imaging.phantom import generate_patient
+from components.imaging.phantom.blood import Kind
 from components.imaging.postprocess import count_marked
 from components.imaging.scan import prepare_scan
 from components.imaging.skull import inside_skull, is_bone, no_tissue
@@ -121,7 +122,7 @@ def test_mirroring_and_turning_turn_the_skull() -> None:
 
 
 @pytest.mark.parametrize(("index", "kind"), [(1, "subdural"), (3, "epidural"), (4, "subarachnoid")])
-def test_no_blood_of_a_generated_head_lies_outside(index: int, kind: str) -> None:
+def test_no_blood_of_a_generated_head_lies_outside(index: int, kind: Kind) -> None:
     patient = generate_patient(11, index, size="tiny", kinds=(kind,))
     stored, affine = stored_as(np.asarray(patient.hu), patient.affine, "LPS")
     mask, _ = stored_as(np.asarray(patient.mask), patient.affine, "LPS")
