@@ -1,4 +1,4 @@
-"""`ich run` on cohorts that hardly can be trained on: a clear refusal or a correct run, never NaN, never a traceback."""
+"""`ich run` on cohorts that hardly can be trained on: a clear refusal or a correct run, never NaN nor a traceback."""
 
 from __future__ import annotations
 
