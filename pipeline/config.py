@@ -364,7 +364,7 @@ HuRange = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidat
 class PostprocessConfig(Section):
     """From probabilities to a mask; frozen into the model's contract.
 
-    The first five say how. With `tune` they are used while training, and the search on the validation split that
+    The first six say how. With `tune` they are used while training, and the search on the validation split that
     follows starts from them and leaves them as they are where nothing tried is clearly better.
     """
 
@@ -375,7 +375,8 @@ class PostprocessConfig(Section):
     min_component_ml: float = Field(0.0, ge=0, description="smaller connected components are dropped")
     fill_holes: bool = Field(False, description="what lesion encloses within a slice becomes lesion")
     hu_range: HuRange | None = Field(None, description="components whose mean HU lies outside are dropped")
-    tune: bool = Field(True, description="choose all five on the validation split after training")
+    head_only: bool = Field(False, description="components mostly outside the skull are dropped")
+    tune: bool = Field(True, description="choose all six on the validation split after training")
     thresholds: list[Probability] = Field([0.3, 0.4, 0.5, 0.6, 0.7], max_length=20, description="tried")
     core_thresholds: list[Probability] = Field(
         [0.7, 0.9], max_length=20, description="tried besides the threshold itself; those below it are passed over"

@@ -11,6 +11,8 @@ from pipeline.local_runner import PUSHED, Outcome
 _OF_A_SCAN = {
     "served_dice": "in service {:.2f}",
     "false_positive_components": "{:.0f} false-positive components",
+    "undefined_pixels": "{:.0f} pixels",
+    "outside_brain_ml": "{:.1f} ml on bone or outside the skull",
     "predicted_volume_ml": "{:.1f} ml outlined",
     "true_volume_ml": "{:.1f} ml of blood",
 }
@@ -35,6 +37,8 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
             f"in service:  version {baseline['version']}, Dice {baseline['overall']['patient_dice']:.3f}"
             f"{_difference(baseline.get('difference'))}"
         )
+    elif baseline.get("version"):
+        yield f"in service:  version {baseline['version']}, not compared: {baseline['reason']}"
     for note in verdict.get("notes", []):
         yield f"note:       {note}"
     if outcome.exit_code == PUSHED:

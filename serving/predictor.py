@@ -11,9 +11,9 @@ from typing import Any
 import cc3d
 import numpy as np
 
-from components.imaging.errors import UsageError
+from components.imaging.errors import IchError, UsageError
 from components.imaging.nifti import Volume, read_volume
-from components.imaging.postprocess import Postprocess, outline, quantise
+from components.imaging.postprocess import Postprocess, outline, quantise, skull_for
 from components.imaging.scan import Scan, prepare_scan
 from serving.contract import Contract
 from serving.versions import read_contract, versions
@@ -101,14 +101,20 @@ class Predictor:
 
         Raises:
             ScanError: The scan cannot be used.
+            IchError: The model gives no numbers.
         """
         began = time.monotonic()
         volume = read_volume(path)
         scan = prepare_scan(volume, path, size=self.contract.grid_size, spacing_mm=self.contract.grid_spacing_mm)
         prepared = time.monotonic()
-        quantised = quantise(self.probabilities(scan))
+        try:
+            quantised = quantise(self.probabilities(scan))
+        except IchError as error:
+            raise IchError(f"{self.path}: {error}") from None
         inferred = time.monotonic()
-        mask = outline(quantised, scan.geometry, Postprocess.from_dict(self.contract.postprocess), scan.hu)
+        post = Postprocess.from_dict(self.contract.postprocess)
+        skull = skull_for(post, scan.hu, self.contract.grid_spacing_mm)
+        mask = outline(quantised, scan.geometry, post, scan.hu, skull)
         finished = time.monotonic()
         report = {
             "model": self.contract.model_name,

@@ -28,6 +28,10 @@ class Arithmetic:
         looks_at: Which slice of the context it looks at: 0 the slice itself, -1 the one below.
         brain: Shifts HU first so that the brain's mean becomes 33.
         constant: Probability of every pixel instead of all that.
+        mirrored: Looks at the slice from the other side.
+        least_pixels: Slices where fewer pixels are likely are left empty.
+        specks_every: False alarms in the brain, one pixel each, so many pixels apart; 0: none.
+        undefined: The first pixel of each slice is not a number.
     """
 
     level: float = 55.0
@@ -36,6 +40,10 @@ class Arithmetic:
     looks_at: int = 0
     brain: bool = False
     constant: float | None = None
+    mirrored: bool = False
+    least_pixels: int = 0
+    specks_every: int = 0
+    undefined: bool = False
 
     def numpy(self, hu: np.ndarray, brain_mean: float = float("nan")) -> np.ndarray:
         """Probabilities, float32 of shape (n, size, size), of HU of shape (n, slices, size, size)."""
@@ -44,8 +52,22 @@ class Arithmetic:
             return np.full(plane.shape, self.constant, np.float32)
         if self.brain:
             plane = plane + (REFERENCE_MEAN_HU - brain_mean)
+        if self.mirrored:
+            plane = plane[:, :, ::-1]
         inside = (plane < self.upper).astype(np.float64)
-        return (inside / (1 + np.exp(-self.slope * (plane - self.level)))).astype(np.float32)
+        found = (inside / (1 + np.exp(-self.slope * np.clip(plane - self.level, -99, 99)))).astype(np.float32)
+        if self.least_pixels:
+            found = found * ((found >= 0.5).sum(axis=(1, 2), keepdims=True) >= self.least_pixels)
+        if self.specks_every:
+            found = np.where(self._specks(found.shape[-1]) & (plane > 20) & (plane < 50), np.float32(0.9), found)
+        if self.undefined:
+            found[:, 0, 0] = np.nan
+        return found
+
+    def _specks(self, size: int) -> np.ndarray:
+        places = np.zeros((size, size), bool)
+        places[self.specks_every // 2 :: self.specks_every, self.specks_every // 2 :: self.specks_every] = True
+        return places
 
     def tensorflow(self, hu: Any, brain_mean: Any) -> Any:
         """The same, as TensorFlow operations."""
@@ -56,7 +78,19 @@ class Arithmetic:
             return tf.fill(tf.shape(plane), np.float32(self.constant))
         if self.brain:
             plane += tf.reshape(REFERENCE_MEAN_HU - brain_mean, [-1, 1, 1])
-        return tf.cast(plane < self.upper, tf.float32) * tf.sigmoid(self.slope * (plane - self.level))
+        if self.mirrored:
+            plane = tf.reverse(plane, [2])
+        found = tf.cast(plane < self.upper, tf.float32) * tf.sigmoid(self.slope * (plane - self.level))
+        if self.least_pixels:
+            likely = tf.reduce_sum(tf.cast(found >= 0.5, tf.int32), [1, 2], keepdims=True)
+            found *= tf.cast(likely >= self.least_pixels, tf.float32)
+        if self.specks_every:
+            found = tf.where(self._specks(int(hu.shape[-1])) & (plane > 20) & (plane < 50), 0.9, found)
+        if self.undefined:
+            first = np.zeros(hu.shape[2:], bool)
+            first[0, 0] = True
+            found = tf.where(first, np.float32("nan"), found)
+        return found
 
 
 def postprocess(threshold: float = 0.5, **changes: Any) -> Postprocess:

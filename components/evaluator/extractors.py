@@ -20,9 +20,13 @@ from tensorflow_model_analysis.extractors import (
 )
 
 from components.imaging.postprocess import near_lesion, own_hu, quantise, relevant
+from components.imaging.skull import inside_skull, no_tissue
 from schema import features as f
 from serving.contract import Contract
 from serving.versions import read_contract
+
+NO_TISSUE, OUTSIDE_SKULL = 1, 2
+"""What is known of a pixel beside its probability, as bits: bone or air; outside the skull."""
 
 KEPT_FEATURES = (
     f.CASE_ID,
@@ -72,15 +76,22 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
         values = by_model[name]
         if isinstance(values, dict):
             values = values["probability"]
-        quantised = quantise(np.asarray(values))
+        undefined = np.isnan(values)  # counted and refused by rule, as quantise could only end the run
+        quantised = quantise(np.where(undefined, 0, values))
         near = near_lesion(quantised, contract.postprocess["threshold"])
         planes = relevant(quantised, near)
+        images = np.asarray(extracts[tfma.FEATURES_KEY][f.IMAGE], dtype=object).ravel()
+        whole = np.stack([own_hu(image, contract.grid_size, contract.context_slices) for image in images])
+        outside = ~inside_skull(whole, contract.grid_spacing_mm)
+        marks = relevant(np.where(no_tissue(whole), np.uint8(NO_TISSUE), np.uint8(0)), near)
+        marks += relevant(np.where(outside, np.uint8(OUTSIDE_SKULL), np.uint8(0)), near)
         hu: Sequence[np.ndarray | None] = [None] * len(planes)
         if contract.postprocess["hu_range"] is not None:
-            images = np.asarray(extracts[tfma.FEATURES_KEY][f.IMAGE], dtype=object).ravel()
-            whole = np.stack([own_hu(image, contract.grid_size, contract.context_slices) for image in images])
             hu = list(relevant(whole, near))
-        slices = [pack_prediction(plane, contract, below) for plane, below in zip(planes, hu, strict=True)]
+        slices = [
+            pack_prediction(plane, contract, mark, below, undefined=int(np.count_nonzero(lost)))
+            for plane, mark, below, lost in zip(planes, marks, hu, undefined, strict=True)
+        ]
         packed[name] = np.array(slices, dtype=object)
     return {
         tfma.FEATURES_KEY: {name: extracts[tfma.FEATURES_KEY][name] for name in KEPT_FEATURES},
@@ -88,32 +99,47 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
     }
 
 
-def pack_prediction(quantised: np.ndarray, contract: Contract, hu: np.ndarray | None = None) -> bytes:
-    """What is needed of a slice to outline it later.
+def pack_prediction(
+    quantised: np.ndarray,
+    contract: Contract,
+    marks: np.ndarray,
+    hu: np.ndarray | None = None,
+    *,
+    undefined: int = 0,
+) -> bytes:
+    """What is needed of a slice to outline it later, and to judge the outline.
 
     Args:
         quantised: Quantised probabilities, uint8 of shape (size, size).
         contract: Of the model that made them; says how to post-process.
+        marks: `NO_TISSUE` and `OUTSIDE_SKULL` where they hold, uint8 of the same shape.
         hu: HU on the model grid, int16 of the same shape, where the post-processing looks at them.
+        undefined: Pixels whose probability is not a number.
     """
     header = json.dumps(
         {
             "grid_size": contract.grid_size,
             "grid_spacing_mm": contract.grid_spacing_mm,
             "postprocess": contract.postprocess,
+            "undefined": undefined,
         }
     ).encode()
-    pixels = quantised.tobytes() + (b"" if hu is None else hu.astype("<i2").tobytes())
+    pixels = quantised.tobytes() + marks.tobytes() + (b"" if hu is None else hu.astype("<i2").tobytes())
     return struct.pack("<H", len(header)) + header + zlib.compress(pixels, 1)
 
 
-def unpack_prediction(data: bytes) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """The inverse of `pack_prediction`: uint8 and, where they were packed, int16 of shape (size, size); the header."""
+def unpack_prediction(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """The inverse of `pack_prediction`.
+
+    Returns:
+        Probabilities and marks, uint8 of shape (size, size); HU, int16 of the same shape, where they were packed; the
+        header.
+    """
     (length,) = struct.unpack_from("<H", data)
     header: dict[str, Any] = json.loads(data[2 : 2 + length])
     content = zlib.decompress(data[2 + length :])
     size = header["grid_size"]
-    pixels = np.frombuffer(content, np.uint8, size * size).reshape(size, size)
-    if len(content) == size * size:
-        return pixels, None, header
-    return pixels, np.frombuffer(content, "<i2", size * size, size * size).reshape(size, size), header
+    pixels, marks = np.frombuffer(content, np.uint8, 2 * size * size).reshape(2, size, size)
+    if len(content) == 2 * size * size:
+        return pixels, marks, None, header
+    return pixels, marks, np.frombuffer(content, "<i2", size * size, 2 * size * size).reshape(size, size), header

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
-from components.evaluator.extractors import unpack_prediction
+from components.evaluator.extractors import OUTSIDE_SKULL, unpack_prediction
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import scan_metrics
-from components.imaging.postprocess import Postprocess, outline, unpack_mask
+from components.imaging.postprocess import Postprocess, count_marked, outline, unpack_mask
 from schema import features as f
 
 MEANS = (
@@ -31,7 +31,11 @@ MEANS = (
 )
 """Fields of `ScanMetrics` that are defined for every scan; reported is their mean over patients."""
 
-KEYS = ("patient_dice", *MEANS[1:], "patient_dice_sd", "patients", "scans")
+OF_PREDICTION = ("outside_brain_ml", "undefined_pixels")
+"""Measured of the prediction alone, also as means over patients: the volume outlined on bone, in air or outside the
+skull, and the pixels of the model grid whose probability is not a number."""
+
+KEYS = ("patient_dice", *MEANS[1:], *OF_PREDICTION, "patient_dice_sd", "patients", "scans")
 """Names in TFMA's results; `patient_dice` is the mean Dice."""
 
 Accumulator = dict[str, list[tuple[float, ...]]]
@@ -69,7 +73,7 @@ class _ScanPreprocessor(metric_types.Preprocessor):
         self._model_name = model_name
 
     def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yields the patient and the scan's values in the order of `MEANS`."""
+        """Yields the patient and the scan's values."""
         predictions = extracts[tfma.PREDICTIONS_KEY]
         if isinstance(predictions, dict):
             predictions = predictions[self._model_name]
@@ -84,7 +88,7 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
         packed: Its packed predictions, of shape (slices,).
 
     Returns:
-        `patient`, and `values` in the order of `MEANS`.
+        `patient`, and `values` in the order of `MEANS` and `OF_PREDICTION`.
     """
     indices = np.asarray(features[f.SLICE_INDEX]).ravel()
     order = np.argsort(indices)
@@ -92,7 +96,7 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     if not np.array_equal(indices[order], np.arange(shape[0])):
         raise ValueError(f"a scan of {shape[0]} slices came with the slices {sorted(indices.tolist())}")
     unpacked = [unpack_prediction(packed[index]) for index in order]
-    header = unpacked[0][2]
+    header = unpacked[0][3]
     spacing = np.asarray(features[f.SPACING_MM], dtype=np.float64).reshape(-1, 3)[0]
     center = np.asarray(features[f.GRID_CENTER], dtype=np.float64).reshape(-1, 2)[0]
     geometry = Geometry(
@@ -105,17 +109,21 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     )
     masks = np.asarray(features[f.NATIVE_MASK], dtype=object).ravel()
     truth = np.stack([unpack_mask(masks[index], shape[1], shape[2]) for index in order])
-    below = [hu for _, hu, _ in unpacked if hu is not None]
+    marks = np.stack([marked for _, marked, _, _ in unpacked])
+    below = [hu for _, _, hu, _ in unpacked if hu is not None]
     predicted = outline(
-        np.stack([plane for plane, _, _ in unpacked]),
+        np.stack([plane for plane, _, _, _ in unpacked]),
         geometry,
         Postprocess.from_dict(header["postprocess"]),
         np.stack(below) if below else None,
+        marks < OUTSIDE_SKULL,
     )
     measured: dict[str, Any] = scan_metrics(truth, predicted, geometry.spacing_mm).as_dict()
+    measured["outside_brain_ml"] = count_marked(marks > 0, predicted, geometry) * geometry.voxel_ml
+    measured["undefined_pixels"] = sum(header["undefined"] for _, _, _, header in unpacked)
     return {
         "patient": bytes(np.asarray(features[f.PATIENT_ID], dtype=object).ravel()[0]).decode(),
-        "values": tuple(float(measured[name]) for name in MEANS),
+        "values": tuple(float(measured[name]) for name in (*MEANS, *OF_PREDICTION)),
     }
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from isal import isal_zlib
 from scipy import ndimage
 
+from components.imaging.errors import IchError
 from components.imaging.geometry import Geometry
+from components.imaging.skull import inside_skull
 
 LEVELS = 255
 """Probabilities are rounded to so many steps first: what is sent between stages then gives the very same mask."""
@@ -32,6 +34,8 @@ class Postprocess:
             the threshold itself keeps all.
         min_component_ml: Smallest component that is kept.
         hu_range: A component whose mean HU lies outside is dropped; None keeps all.
+        head_only: A component of which more than half lies outside the skull is dropped (see `inside_skull`); models
+            from before there was such a thing keep all.
     """
 
     threshold: float
@@ -39,6 +43,7 @@ class Postprocess:
     core_threshold: float
     min_component_ml: float = 0.0
     hu_range: tuple[float, float] | None = None
+    head_only: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= self.core_threshold < 1:
@@ -62,7 +67,8 @@ class Postprocess:
             ValueError: A value is missing, of a wrong type or out of range.
         """
         try:
-            known: dict[str, Any] = {item.name: values[item.name] for item in fields(cls)}
+            later = {"head_only": values.get("head_only", False)}
+            known: dict[str, Any] = {item.name: {**values, **later}[item.name] for item in fields(cls)}
             if known["core_threshold"] is None:
                 known["core_threshold"] = known["threshold"]
             if known["hu_range"] is not None:
@@ -78,6 +84,11 @@ class Postprocess:
         """The values by name, ready for JSON."""
         return {**asdict(self), "hu_range": None if self.hu_range is None else list(self.hu_range)}
 
+    @property
+    def needs_hu(self) -> bool:
+        """Whether the scan's HU play a part."""
+        return self.hu_range is not None or self.head_only
+
 
 @dataclass(frozen=True)
 class Components:
@@ -88,11 +99,13 @@ class Components:
         peak: Highest probability, in steps of 1/255; float32.
         hu: Mean HU, of the model grid's nearest pixels, over the voxels that reach the threshold themselves;
             float64, or None where HU are not known.
+        inside: Share of the same voxels that lies inside the skull, float64; None where that is not known.
     """
 
     voxels: np.ndarray
     peak: np.ndarray
     hu: np.ndarray | None
+    inside: np.ndarray | None = None
 
     def kept(self, post: Postprocess, voxel_ml: float) -> np.ndarray:
         """Which components are kept, bool; the mask must have been cut and filled as `post` says."""
@@ -102,6 +115,10 @@ class Components:
             if self.hu is None:
                 raise ValueError(f"hu_range {list(post.hu_range)}: the scan's HU must be given")
             keep &= (self.hu >= post.hu_range[0]) & (self.hu <= post.hu_range[1])
+        if post.head_only:
+            if self.inside is None:
+                raise ValueError("head_only: what lies inside the skull must be given")
+            keep &= self.inside >= 0.5
         return np.asarray(keep)
 
 
@@ -113,15 +130,26 @@ class Native:
         place: Slices, rows and columns of the scan.
         values: Probabilities there in steps of 1/255, float32.
         hu: HU of the model grid's nearest pixels there, int16, or None.
+        inside: Whether these pixels lie inside the skull, bool, or None.
     """
 
     place: tuple[slice, slice, slice]
     values: np.ndarray
     hu: np.ndarray | None
+    inside: np.ndarray | None = None
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities in [0, 1] of any shape as uint8 in steps of 1/255."""
+    """Probabilities in [0, 1] of any shape as uint8 in steps of 1/255.
+
+    Raises:
+        IchError: One is not a number.
+    """
+    if undefined := int(np.count_nonzero(np.isnan(probabilities))):
+        raise IchError(
+            f"the model gives {undefined} of {np.size(probabilities)} probabilities that are not numbers, wanted 0 to "
+            "1: it is broken; use another version, or train it again"
+        )
     return np.rint(np.clip(probabilities, 0.0, 1.0) * LEVELS).astype(np.uint8)
 
 
@@ -147,8 +175,23 @@ def relevant(values: np.ndarray, near: np.ndarray) -> np.ndarray:
     return np.where(near, values, values.dtype.type(0))
 
 
+def skull_for(post: Postprocess, hu: np.ndarray | None, spacing_mm: float) -> np.ndarray | None:
+    """What `outline` wants to know of the skull: nothing, unless `post.head_only` is set.
+
+    Args:
+        post: The settings.
+        hu: All HU on the model grid, of shape (slices, size, size).
+        spacing_mm: Pixel size of the grid.
+    """
+    return inside_skull(hu, spacing_mm) if post.head_only and hu is not None else None
+
+
 def outline(
-    quantised: np.ndarray, geometry: Geometry, post: Postprocess, hu: np.ndarray | None = None
+    quantised: np.ndarray,
+    geometry: Geometry,
+    post: Postprocess,
+    hu: np.ndarray | None = None,
+    inside: np.ndarray | None = None,
 ) -> np.ndarray:
     """The lesion mask of a scan.
 
@@ -160,18 +203,25 @@ def outline(
         geometry: The scan's geometry.
         post: The settings.
         hu: HU on the model grid, int16 of the same shape; needed where `post.hu_range` is set.
+        inside: What lies inside the skull, bool of the same shape; needed where `post.head_only` is set.
 
     Returns:
         bool of shape `geometry.native_shape`, canonical orientation.
 
     Raises:
-        ValueError: HU are needed and not given.
+        ValueError: HU or the skull are needed and not given.
     """
     mask = np.zeros(geometry.native_shape, dtype=bool)
-    native = to_native(quantised, geometry, post.threshold, hu if post.hu_range is not None else None)
+    native = to_native(
+        quantised,
+        geometry,
+        post.threshold,
+        hu if post.hu_range is not None else None,
+        inside if post.head_only else None,
+    )
     if native is None:
         return mask
-    keeps_all = post.core_threshold == post.threshold and post.min_component_ml == 0 and post.hu_range is None
+    keeps_all = post.core_threshold == post.threshold and post.min_component_ml == 0 and not post.needs_hu
     if keeps_all:
         reached = native.values >= _steps(post.threshold)
         mask[native.place] = filled(reached) if post.fill_holes else reached
@@ -182,7 +232,11 @@ def outline(
 
 
 def to_native(
-    quantised: np.ndarray, geometry: Geometry, threshold: float, hu: np.ndarray | None = None
+    quantised: np.ndarray,
+    geometry: Geometry,
+    threshold: float,
+    hu: np.ndarray | None = None,
+    inside: np.ndarray | None = None,
 ) -> Native | None:
     """Interpolates to native pixels, but only in the box that holds all that can reach the threshold.
 
@@ -191,6 +245,7 @@ def to_native(
         geometry: The scan's geometry.
         threshold: Lowest probability of interest.
         hu: HU on the model grid, int16 of the same shape.
+        inside: What lies inside the skull, bool of the same shape.
 
     Returns:
         The box, or None where nothing of the scan can reach the threshold.
@@ -206,10 +261,30 @@ def to_native(
     values = geometry.to_native(quantised[between], rows, columns)
     if values.size == 0:
         return None
-    if hu is None:
-        return Native((between, rows, columns), values, None)
-    row_pixels, column_pixels = _nearest(geometry, 1, rows), _nearest(geometry, 2, columns)
-    return Native((between, rows, columns), values, hu[between][:, row_pixels[:, np.newaxis], column_pixels])
+    row_pixels, column_pixels = _nearest(geometry, 1, rows)[:, np.newaxis], _nearest(geometry, 2, columns)
+    below, within = (
+        None if plane is None else plane[between][:, row_pixels, column_pixels] for plane in (hu, inside)
+    )
+    return Native((between, rows, columns), values, below, within)
+
+
+def count_marked(marked: np.ndarray, mask: np.ndarray, geometry: Geometry) -> int:
+    """Voxels of a mask whose nearest pixel on the model grid is marked.
+
+    Args:
+        marked: bool of shape (slices, size, size).
+        mask: bool of shape `geometry.native_shape`.
+        geometry: The scan's geometry.
+    """
+    _, rows, columns = geometry.native_shape
+    row_pixels = _nearest(geometry, 1, slice(0, rows))[:, np.newaxis]
+    column_pixels = _nearest(geometry, 2, slice(0, columns))
+    # Slice by slice: a model that outlines everything must not take memory for a second scan.
+    return sum(
+        int(np.count_nonzero(marks[row_pixels, column_pixels] & plane))
+        for marks, plane in zip(marked, mask, strict=True)
+        if plane.any() and marks.any()
+    )
 
 
 def find_components(native: Native, threshold: float, *, fill_holes: bool) -> tuple[np.ndarray, Components]:
@@ -231,12 +306,15 @@ def find_components(native: Native, threshold: float, *, fill_holes: bool) -> tu
     own = labels[reached]
     peak = np.zeros(count + 1, np.float32)
     np.maximum.at(peak, own, native.values[reached])
-    hu = None
-    if native.hu is not None:
+
+    def mean(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
         # Whole numbers, so the order of summing leaves no trace.
-        total = np.bincount(own, weights=native.hu[reached].astype(np.float64), minlength=count + 1)
-        hu = (total / np.maximum(np.bincount(own, minlength=count + 1), 1))[1:]
-    return labels, Components(voxels, peak[1:], hu)
+        total = np.bincount(own, weights=values[reached].astype(np.float64), minlength=count + 1)
+        return np.asarray((total / np.maximum(np.bincount(own, minlength=count + 1), 1))[1:])
+
+    return labels, Components(voxels, peak[1:], mean(native.hu), mean(native.inside))
 
 
 def filled(mask: np.ndarray) -> np.ndarray:

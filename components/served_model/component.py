@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import tensorflow as tf
 import tfx.v1 as tfx
 
 from components.imaging.errors import UsageError
@@ -20,8 +21,8 @@ def ServedModel(  # noqa: N802 - a component is named like a class
 ) -> None:
     """Copies the newest version, so that what the gate compared with stays known after the next push.
 
-    Where nothing is in service, or a model whose grid differs from that of today's examples, the artifact is left
-    empty and `baseline.json` says why.
+    Where nothing is in service, or a model that cannot be loaded or whose grid differs from that of today's examples,
+    the artifact is left empty and `baseline.json` says why.
 
     Args:
         model: Receives the model under `Format-Serving`.
@@ -41,10 +42,21 @@ def ServedModel(  # noqa: N802 - a component is named like a class
         else:
             served = (contract.grid_size, contract.grid_spacing_mm, contract.context_slices)
             todays = (wanted["size"], wanted["spacing_mm"], wanted["context_slices"])
-            if served == todays:
+            if served != todays:
+                note["reason"] = f"the model in service has the grid {served}, today's examples have {todays}"
+            elif problem := _problem(found[-1]):
+                note["reason"] = f"the model in service cannot be loaded ({problem}); TF Serving could not either"
+            else:
                 shutil.copytree(found[-1], Path(model.uri) / "Format-Serving")
                 note.update(used=True, reason="compared on the same scans")
-            else:
-                note["reason"] = f"the model in service has the grid {served}, today's examples have {todays}"
     Path(model.uri).mkdir(parents=True, exist_ok=True)
     (Path(model.uri) / "baseline.json").write_text(json.dumps(note), encoding="utf-8")
+
+
+def _problem(model: Path) -> str:
+    """Why a SavedModel cannot be used; empty where it can: a broken one must not keep a sound one from being pushed."""
+    try:
+        known = tf.saved_model.load(str(model)).signatures
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        return " ".join(str(error).split())[:200]
+    return "" if "serving_default" in known else f"signatures {sorted(known)}, wanted serving_default"

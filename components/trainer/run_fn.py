@@ -24,7 +24,7 @@ from components.trainer.network import build_network, inference_network
 from components.trainer.progress import Progress, Terminal, Titled
 from components.trainer.replicas import choose_strategy
 from components.trainer.step import make_predict
-from components.trainer.tuning import CaseCounts, needs_hu, tune
+from components.trainer.tuning import CaseCounts, tune
 from components.trainer.validation import Validation, count_cases, merged, validate, validation_dataset
 from components.transform.preprocessing import CONFIG_KEY
 from serving.contract import Contract
@@ -278,14 +278,13 @@ class Validator:
     def __call__(self, post: Postprocess | None = None) -> Validation:
         """Runs the validation with the given post-processing; by default with the configured one."""
         post = post or Postprocess.from_dict(self._config["postprocess"])
-        dataset = self._plain if post.hu_range is None else self._with_hu
+        dataset = self._with_hu if post.needs_hu else self._plain
         return validate(self._predict, dataset, self._config["grid"], post)
 
     def count(self) -> list[CaseCounts]:
         """What `tune` needs to choose the post-processing for the network as it is."""
         section = self._config["postprocess"]
-        dataset = self._with_hu if needs_hu(section) else self._plain
-        return count_cases(self._predict, dataset, self._config["grid"], section)
+        return count_cases(self._predict, self._with_hu, self._config["grid"], section)
 
 
 def _network(config: Mapping[str, Any], precision: str) -> keras.Model:

@@ -11,6 +11,7 @@ import numpy as np
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import dice_from_counts
 from components.imaging.postprocess import Components, Postprocess, find_components, to_native
+from components.imaging.skull import inside_skull
 
 SLACK = 0.002
 """What a change of a setting must gain: less than this hangs on a few voxels of a few patients."""
@@ -104,6 +105,8 @@ class Tuning:
             settings.append("holes filled")
         if post.hu_range is not None:
             settings.append(f"{post.hu_range[0]:g} to {post.hu_range[1]:g} HU")
+        if post.head_only:
+            settings.append("inside the skull")
         gain = (
             f"val Dice {before.dice:.4f} -> {after.dice:.4f}, false-positive components a scan "
             f"{before.false_positive_components:.2f} -> {after.false_positive_components:.2f}"
@@ -121,18 +124,13 @@ def thresholds(section: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sorted({*section["thresholds"], section["threshold"]}))
 
 
-def needs_hu(section: Mapping[str, Any]) -> bool:
-    """Whether tuning looks at HU at all."""
-    return bool(section["hu_ranges"]) or section["hu_range"] is not None
-
-
 def count_case(
     patient: str,
     quantised: np.ndarray,
     truth: np.ndarray,
     geometry: Geometry,
     wanted: Sequence[float],
-    hu: np.ndarray | None = None,
+    hu: np.ndarray,
 ) -> CaseCounts:
     """Counts one scan; its arrays can be let go of afterwards.
 
@@ -142,16 +140,16 @@ def count_case(
         truth: The true mask, bool of shape `geometry.native_shape`.
         geometry: The scan's geometry.
         wanted: Thresholds, ascending.
-        hu: HU on the model grid, int16 of the shape of `quantised`, where a range of HU is to be tried.
+        hu: HU on the model grid, int16 of the shape of `quantised`.
     """
     found: dict[tuple[float, bool], tuple[Components, np.ndarray]] = {}
-    native = to_native(quantised, geometry, wanted[0], hu)
+    native = to_native(quantised, geometry, wanted[0], hu, inside_skull(hu, geometry.grid_spacing_mm))
     true = truth[native.place] if native else None
     for threshold in wanted:
         for fill_holes in (False, True):
             if native is None or true is None:
-                none = np.zeros(0, np.int64)
-                found[threshold, fill_holes] = Components(none, np.zeros(0, np.float32), np.zeros(0)), none
+                none, nothing = np.zeros(0, np.int64), np.zeros(0)
+                found[threshold, fill_holes] = Components(none, np.zeros(0, np.float32), nothing, nothing), none
                 continue
             labels, components = find_components(native, threshold, fill_holes=fill_holes)
             overlap = np.bincount(labels[true], minlength=len(components.voxels) + 1)[1:]
@@ -164,7 +162,7 @@ def tune(cases: Sequence[CaseCounts], section: Mapping[str, Any]) -> Tuning:
 
     One setting at a time takes, of the candidates within `SLACK` of the best, the one nearest to what is configured:
     a value that is better by chance, or at the far end of a plateau, is not taken. The order is threshold, core,
-    smallest component, holes, HU.
+    smallest component, holes, HU, skull.
 
     Args:
         cases: Counts of the validation split, at least one.
@@ -241,6 +239,11 @@ def _by_hu(current: Postprocess, start: Postprocess, section: Mapping[str, Any])
         yield replace(current, hu_range=hu_range), float(hu_range != start.hu_range)
 
 
+def _by_head(current: Postprocess, start: Postprocess, section: Mapping[str, Any]) -> Alternatives:
+    for head_only in (False, True):
+        yield replace(current, head_only=head_only), float(head_only != start.head_only)
+
+
 _SETTINGS: tuple[Callable[[Postprocess, Postprocess, Mapping[str, Any]], Alternatives], ...] = (
-    _by_threshold, _by_core, _by_size, _by_holes, _by_hu,
+    _by_threshold, _by_core, _by_size, _by_holes, _by_hu, _by_head,
 )  # fmt: skip

@@ -12,9 +12,9 @@ import tensorflow as tf
 from components.imaging.errors import IchError
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import dice
-from components.imaging.postprocess import Postprocess, outline, own_hu, quantise, unpack_mask
+from components.imaging.postprocess import Postprocess, outline, own_hu, quantise, skull_for, unpack_mask
 from components.trainer.data import of_patients, raw_spec, read_records
-from components.trainer.tuning import CaseCounts, count_case, needs_hu, thresholds
+from components.trainer.tuning import CaseCounts, count_case, thresholds
 from schema import features as f
 
 BATCH = 8
@@ -120,7 +120,7 @@ def validate(
 
     Args:
         predict: The network.
-        dataset: From `validation_dataset`, with HU where `post.hu_range` is set.
+        dataset: From `validation_dataset`, with HU where `post.needs_hu` says so.
         grid: The section `grid` of the configuration.
         post: The post-processing.
         report: Called with the number of cases done.
@@ -131,7 +131,9 @@ def validate(
     found: dict[str, float] = {}
     patients: dict[str, str] = {}
     for case in _cases(predict, dataset):
-        mask = outline(case.probabilities(), case.geometry(grid), post, case.hu_of(grid))
+        hu = case.hu_of(grid)
+        skull = skull_for(post, hu, grid["spacing_mm"])
+        mask = outline(case.probabilities(), case.geometry(grid), post, hu, skull)
         found[case.case_id] = dice(np.stack(case.masks), mask)
         patients[case.case_id] = case.patient_id
         report(len(found))
@@ -152,7 +154,7 @@ def count_cases(
 
     Args:
         predict: The network, as it is to be served.
-        dataset: From `validation_dataset`, with HU where `needs_hu` says so.
+        dataset: From `validation_dataset`, with HU.
         grid: The section `grid` of the configuration.
         section: The section `postprocess`.
         report: Called with the number of cases done.
@@ -162,7 +164,9 @@ def count_cases(
     """
     counts = []
     for case in _cases(predict, dataset):
-        hu = case.hu_of(grid) if needs_hu(section) else None
+        hu = case.hu_of(grid)
+        if hu is None:
+            raise ValueError("tuning tries what lies inside the skull: the dataset must give the HU")
         truth, geometry = np.stack(case.masks), case.geometry(grid)
         counts.append(count_case(case.patient_id, case.probabilities(), truth, geometry, thresholds(section), hu))
         report(len(counts))

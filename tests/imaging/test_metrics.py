@@ -165,6 +165,94 @@ def test_dice_agrees_with_simpleitk(seed: int) -> None:
     assert scan_metrics(truth, prediction, SPACING).dice == pytest.approx(expected, abs=1e-12)
 
 
+def itk(mask: Mask, spacing: Spacing) -> sitk.Image:
+    """A mask as SimpleITK sees it."""
+    image = sitk.GetImageFromArray(mask.astype(np.uint8).transpose(2, 1, 0))
+    image.SetSpacing(spacing)
+    return image
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_components_and_volumes_agree_with_simpleitk(seed: int) -> None:
+    """Components that touch at corners, found and counted by SimpleITK, whose labels are then compared by hand."""
+    rng = np.random.default_rng(seed)
+    truth, prediction = (rng.random((2, 22, 18, 6)) < 0.05)[:]
+    shapes, labels = [], []
+    for mask in (truth, prediction):
+        image = sitk.ConnectedComponent(itk(mask, SPACING), True)
+        statistics = sitk.LabelShapeStatisticsImageFilter()
+        statistics.Execute(image)
+        shapes.append([statistics.GetPhysicalSize(label) for label in statistics.GetLabels()])
+        labels.append(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+    found = set(np.unique(labels[0][prediction])) - {0}
+    hit = set(np.unique(labels[1][truth])) - {0}
+    missed, alarms = len(shapes[0]) - len(found), len(shapes[1]) - len(hit)
+    assert found and missed and alarms
+
+    result = scan_metrics(truth, prediction, SPACING)
+    assert (result.missed_components, result.false_positive_components) == (missed, alarms)
+    assert result.lesion_f1 == pytest.approx(len(found) / (len(found) + (missed + alarms) / 2))
+    assert result.true_volume_ml == pytest.approx(sum(shapes[0]) / 1000)
+    assert result.predicted_volume_ml == pytest.approx(sum(shapes[1]) / 1000)
+    assert result.rvd == pytest.approx(abs(sum(shapes[1]) - sum(shapes[0])) / sum(shapes[0]))
+
+
+def itk_surface_distances(truth: Mask, prediction: Mask, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
+    """From each mask's outermost voxels to those of the other, in mm, by SimpleITK's Maurer distance maps."""
+    contours = [sitk.LabelContour(itk(np.pad(mask, 1), spacing), True) for mask in (truth, prediction)]
+    maps = [
+        np.abs(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(
+            contour, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
+        )))
+        for contour in contours
+    ]  # fmt: skip
+    places = [sitk.GetArrayFromImage(contour) > 0 for contour in contours]
+    return maps[1][places[0]], maps[0][places[1]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_surface_measures_agree_with_simpleitk_to_a_voxel(seed: int) -> None:
+    """Another notion of a surface (voxels, not area between them), on random blobs of nearly cubic voxels.
+
+    Distances of the two differ by a voxel at most, so that each measure lies between those at half a voxel less and
+    more of tolerance.
+    """
+    spacing = (1.0, 1.0, 1.1)
+    noise = [np.random.default_rng(seed + more).standard_normal((44, 40, 36)) for more in (0, 50)]
+    fields = [ndimage.gaussian_filter(field, 4) for field in noise]
+    truth = np.asarray(fields[0] > np.quantile(fields[0], 0.85))
+    other = fields[0] + 0.5 * fields[1]
+    prediction = np.asarray(other > np.quantile(other, 0.85))
+    there, back = itk_surface_distances(truth, prediction, spacing)
+    result = scan_metrics(truth, prediction, spacing)
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    assert hd95 > 2
+    assert result.hd95_mm == pytest.approx(hd95, abs=1.1)
+    both = np.concatenate([there, back])
+    for name, tolerance in (("nsd_1mm", 1.0), ("nsd_2mm", 2.0)):
+        low, high = ((both <= tolerance + slack).mean() for slack in (-0.75, 0.75))
+        assert low - 0.03 <= result.as_dict()[name] <= high + 0.03, name
+        assert high - low < 0.75  # else it would say nothing
+    assert result.nsd_0_42mm < result.nsd_1mm < result.nsd_2mm < 1
+
+
+@pytest.mark.parametrize(("radius_mm", "gap_mm"), [(6.0, 4.0), (9.0, 10.0)])
+def test_balls_apart_have_the_hausdorff_distance_of_simpleitk(radius_mm: float, gap_mm: float) -> None:
+    """Two equal balls whose centres lie d apart: the farthest point is d off, and HD95 somewhat less."""
+    apart = 2 * radius_mm + gap_mm
+    truth, prediction = ball((16, 16, 12), radius_mm), ball((16, 16, 12 + apart), radius_mm)
+    hausdorff = sitk.HausdorffDistanceImageFilter()
+    hausdorff.Execute(itk(truth, (1.0, 1.0, 1.0)), itk(prediction, (1.0, 1.0, 1.0)))
+    assert hausdorff.GetHausdorffDistance() == pytest.approx(apart, abs=0.5)
+    result = scan_metrics(truth, prediction, (1.0, 1.0, 1.0))
+    # From a point at height h along the line of centres (uniform on a sphere) to the other ball.
+    height = np.linspace(-radius_mm, radius_mm, 20001)
+    distance = np.sqrt(radius_mm**2 - height**2 + (apart - height) ** 2) - radius_mm
+    assert result.hd95_mm == pytest.approx(np.percentile(distance, 95), abs=0.6)
+    assert result.hd95_mm < hausdorff.GetHausdorffDistance()
+    assert (result.dice, result.nsd_2mm, result.lesion_f1) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(("axis", "voxels"), [(0, 3), (1, 4), (2, 2)])
 def test_shifted_box_has_the_hausdorff_distance_of_simpleitk(axis: int, voxels: int) -> None:
     """The faces across the shift hold well over 5 % of the area, so HD95 is the full Hausdorff distance."""

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from components.imaging.errors import IchError
 from components.imaging.geometry import Geometry
 from components.imaging.postprocess import (
     Postprocess,
+    count_marked,
     near_lesion,
     outline,
     own_hu,
@@ -112,8 +114,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "size": {"min_component_ml": 0.04},
     "holes": {"fill_holes": True},
     "hu": {"hu_range": (-100.0, 110.0)},
-    "all": {"core_threshold": 0.8, "min_component_ml": 0.012, "fill_holes": True, "hu_range": (-200.0, 120.0)},
-}
+    "head": {"head_only": True},
+    "all": {"core_threshold": 0.8, "min_component_ml": 0.012, "fill_holes": True, "hu_range": (-200.0, 120.0),
+            "head_only": True},
+}  # fmt: skip
+INSIDE = np.zeros((4, 24, 24), bool)
+"""A skull that cuts through components."""
+INSIDE[:, 2:21, 3:13] = True
 
 
 def blobs(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +149,9 @@ def by_the_book(quantised: np.ndarray, hu: np.ndarray, geometry: Geometry, post:
         below = [int(hu[z, nearest[0][r], nearest[1][c]]) for z, r, c in np.argwhere(component & reached)]
         good = values[component].max() >= post.core_threshold * 255
         good &= component.sum() * geometry.voxel_ml >= post.min_component_ml
+        if post.head_only:
+            within = [INSIDE[z, nearest[0][r], nearest[1][c]] for z, r, c in np.argwhere(component & reached)]
+            good &= 2 * sum(within) >= len(within)
         if post.hu_range:
             good &= post.hu_range[0] <= sum(below) / len(below) <= post.hu_range[1]
         mask |= component & bool(good)
@@ -163,8 +173,9 @@ def test_every_setting_is_as_defined_and_needs_the_relevant_pixels_only(
         near = near_lesion(quantised, threshold)
         assert not near.all()
         wanted = by_the_book(quantised, hu, geometry, post)
-        np.testing.assert_array_equal(outline(quantised, geometry, post, hu), wanted)
-        np.testing.assert_array_equal(outline(relevant(quantised, near), geometry, post, relevant(hu, near)), wanted)
+        np.testing.assert_array_equal(outline(quantised, geometry, post, hu, INSIDE), wanted)
+        kept = [relevant(values, near) for values in (quantised, hu, INSIDE)]
+        np.testing.assert_array_equal(outline(kept[0], geometry, post, kept[1], kept[2]), wanted)
         changed += int((wanted != outline(quantised, geometry, postprocess(threshold))).sum())
     assert (changed > 0) == (name != "plain")
 
@@ -178,6 +189,7 @@ def test_every_setting_is_as_defined_and_needs_the_relevant_pixels_only(
     holes=st.booleans(),
     span=st.sampled_from([None, (-100.0, 30.0), (20.0, 110.0)]),
     spacing=st.floats(0.3, 2.5),
+    head=st.booleans(),
 )
 def test_what_is_not_relevant_changes_no_outline(
     seed: int,
@@ -187,16 +199,19 @@ def test_what_is_not_relevant_changes_no_outline(
     holes: bool,
     span: tuple[float, float] | None,
     spacing: float,
+    head: bool,
 ) -> None:
     quantised, hu = blobs(seed)
     core = threshold + core * (0.95 - threshold)
     post = postprocess(
-        threshold, core_threshold=core, min_component_ml=smallest, fill_holes=holes, hu_range=span
-    )
+        threshold, core_threshold=core, min_component_ml=smallest, fill_holes=holes, hu_range=span,
+        head_only=head,
+    )  # fmt: skip
     geometry = Geometry((4, 30, 26), (5.0, spacing, 0.8), (14.5, 11.0), 24, 0.9)
     near = near_lesion(quantised, threshold)
-    wanted = outline(quantised, geometry, post, hu)
-    np.testing.assert_array_equal(outline(relevant(quantised, near), geometry, post, relevant(hu, near)), wanted)
+    wanted = outline(quantised, geometry, post, hu, INSIDE)
+    kept = [relevant(values, near) for values in (quantised, hu, INSIDE)]
+    np.testing.assert_array_equal(outline(kept[0], geometry, post, kept[1], kept[2]), wanted)
 
 
 def test_nothing_is_relevant_where_nothing_reaches_the_threshold() -> None:
@@ -262,6 +277,39 @@ def test_components_of_the_wrong_hu_are_dropped() -> None:
         outline(quantise(on_grid(native)), SAME, postprocess(hu_range=(20, 100)))
 
 
+def test_components_mostly_outside_the_skull_are_dropped_whole() -> None:
+    """3, 2 and 1 voxels of 4 inside; one that stays is not cut at the skull, so that none at the inner table is."""
+    native = np.zeros(SAME.native_shape, np.float32)
+    inside = np.zeros((5, 32, 32), bool)
+    for row, within in ((4, 3), (8, 2), (12, 1)):
+        native[1, row, 2:6] = 1
+        inside[1, row + 4, 8 : 8 + within] = True
+    mask = outline(quantise(on_grid(native)), SAME, postprocess(head_only=True), inside=inside)
+    assert mask.sum() == 8
+    assert mask[1, 4, 2:6].all() and mask[1, 8, 2:6].all()
+    with pytest.raises(ValueError, match="head_only: what lies inside the skull must be given"):
+        outline(quantise(on_grid(native)), SAME, postprocess(head_only=True))
+
+
+def test_a_probability_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(IchError, match=r"gives 2 of 6 probabilities that are not numbers, wanted 0 to 1"):
+        quantise(np.array([[0.1, np.nan, 0.2], [1.0, 0.0, np.nan]], np.float32))
+    assert quantise(np.array([np.inf, -np.inf], np.float32)).tolist() == [255, 0]
+
+
+def test_marked_voxels_are_counted_at_the_nearest_pixel() -> None:
+    geometry = Geometry((3, 40, 36), (5.0, 0.7, 0.71), (20.2, 17.9), 24, 1.8)
+    rng = np.random.default_rng(3)
+    marked, mask = rng.random((3, 24, 24)) < 0.3, rng.random((3, 40, 36)) < 0.4
+    mask[1] = False
+    places = []
+    for axis in (1, 2):
+        pixels = geometry.grid_center[axis - 1] + (np.arange(24) - 11.5) * 1.8 / geometry.spacing_mm[axis]
+        places.append([int(np.abs(pixels - index).argmin()) for index in range(geometry.native_shape[axis])])
+    wanted = sum(bool(marked[z, places[0][r], places[1][c]]) for z, r, c in np.argwhere(mask))
+    assert 0 < count_marked(marked, mask, geometry) == wanted < mask.sum()
+
+
 def test_the_own_slice_is_the_middle_one() -> None:
     planes = np.arange(5 * 16, dtype="<i2").reshape(5, 4, 4) - 30
     np.testing.assert_array_equal(own_hu(planes.tobytes(), 4, 2), planes[2])
@@ -292,7 +340,13 @@ def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -
         Postprocess.from_dict({**postprocess().to_dict(), **change})
 
 
-@pytest.mark.parametrize("name", postprocess().to_dict())
+def test_models_from_before_there_was_a_head_mask_have_none() -> None:
+    values = postprocess().to_dict()
+    assert values.pop("head_only") is False
+    assert Postprocess.from_dict(values) == postprocess()
+
+
+@pytest.mark.parametrize("name", sorted(set(postprocess().to_dict()) - {"head_only"}))
 def test_a_missing_setting_is_named(name: str) -> None:
     values = postprocess().to_dict()
     del values[name]

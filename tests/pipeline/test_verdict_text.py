@@ -37,7 +37,7 @@ def measures(**dice: float) -> dict[str, dict[str, float]]:
     return {
         case: {
             "patient_dice": dice[case], "true_volume_ml": 10.0, "predicted_volume_ml": 5.0,
-            "false_positive_components": 2.0,
+            "false_positive_components": 2.0, "outside_brain_ml": 1.0, "undefined_pixels": 0.0,
         }
         for case in CASES
     }  # fmt: skip
@@ -64,7 +64,7 @@ def test_the_model_in_service_is_named_where_it_was_measured() -> None:
     baseline = {"version": "1600000000", "used": True, "reason": "", "overall": {"patient_dice": 0.7}}
     assert "in service:  version 1600000000, Dice 0.700" in lines(PUSHED, baseline=baseline)
     unused = {"version": "1600000000", "used": False, "reason": "another grid"}
-    assert not any("in service" in line for line in lines(PUSHED, baseline=unused))
+    assert "in service:  version 1600000000, not compared: another grid" in lines(PUSHED, baseline=unused)
 
 
 def test_a_refusal_gives_every_rule_with_value_bound_and_the_worst_scans() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from components.imaging.errors import UsageError
+from components.imaging.postprocess import Postprocess
 from serving.contract import FORMAT, Contract
 
 CONTRACT = Contract(
@@ -23,6 +24,7 @@ CONTRACT = Contract(
         "min_component_ml": 0.1,
         "fill_holes": True,
         "hu_range": [20.0, 110.0],
+        "head_only": True,
     },
     data_fingerprint="00ff",
     config_fingerprint="11ff",
@@ -63,7 +65,13 @@ def test_a_missing_key_is_named() -> None:
         Contract.from_json(json.dumps(tree))
 
 
-@pytest.mark.parametrize("name", CONTRACT.postprocess)
+def test_a_model_from_before_there_was_a_head_mask_is_read() -> None:
+    tree = json.loads(CONTRACT.to_json())
+    del tree["postprocess"]["head_only"]
+    assert not Postprocess.from_dict(Contract.from_json(json.dumps(tree)).postprocess).head_only
+
+
+@pytest.mark.parametrize("name", sorted(set(CONTRACT.postprocess) - {"head_only"}))
 def test_a_missing_setting_of_the_post_processing_is_named(name: str) -> None:
     tree = json.loads(CONTRACT.to_json())
     del tree["postprocess"][name]

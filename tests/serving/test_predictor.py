@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.imaging.errors import ScanError, UsageError
+from components.imaging.errors import IchError, ScanError, UsageError
 from components.imaging.postprocess import outline, quantise
 from serving.predictor import BATCH, Predictor, find_model
 from tests.cases import SHAPE, Sample, cuboid
@@ -102,6 +102,23 @@ def test_hu_are_those_of_the_scan(tmp_path: Path, scan: Path, hu_range: list[flo
     """Both lesions are of 70 HU; a voxel at an edge may look at the brain beside it."""
     export(tmp_path / "model", hu_range=hu_range)
     assert Predictor(tmp_path / "model").predict(scan).report["component_count"] == count
+
+
+@pytest.mark.parametrize(("head_only", "count"), [(False, 2), (True, 1)])
+def test_a_swelling_of_the_scalp_is_dropped_where_the_contract_says_so(
+    tmp_path: Path, head_only: bool, count: int
+) -> None:
+    swollen = Sample("s", [LARGE, cuboid((1, 4), (28, 36), (4, 6))])
+    export(tmp_path / "model", head_only=head_only)
+    found = Predictor(tmp_path / "model").predict(swollen.save(tmp_path / "s.nii.gz"))
+    assert found.report["component_count"] == count
+    assert found.mask[LARGE].all()
+
+
+def test_a_model_without_numbers_outlines_nothing_and_says_so(tmp_path: Path, scan: Path) -> None:
+    export(tmp_path / "model", Arithmetic(undefined=True))
+    with pytest.raises(IchError, match=r"model: the model gives 5 of 5120 probabilities that are not numbers"):
+        Predictor(tmp_path / "model").predict(scan)
 
 
 def _loose(folder: Path) -> Path:

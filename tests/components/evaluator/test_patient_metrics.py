@@ -13,13 +13,23 @@ from tensorflow.core.example.example_pb2 import Example
 from tensorflow_model_analysis.metrics import metric_types
 
 from components.evaluator.component import eval_config
-from components.evaluator.extractors import KEPT_FEATURES, compact, pack_prediction, unpack_prediction
-from components.evaluator.patient_metrics import KEYS, MEANS, _PatientCombiner, scan_values
-from components.imaging.postprocess import Postprocess, near_lesion, quantise
+from components.evaluator.extractors import (
+    KEPT_FEATURES,
+    NO_TISSUE,
+    OUTSIDE_SKULL,
+    compact,
+    pack_prediction,
+    unpack_prediction,
+)
+from components.evaluator.patient_metrics import KEYS, MEANS, OF_PREDICTION, _PatientCombiner, scan_values
+from components.imaging.metrics import scan_metrics
+from components.imaging.postprocess import Postprocess, near_lesion, outline, quantise, skull_for
+from components.imaging.skull import inside_skull, no_tissue
 from schema import features as f
 from tests.cases import Sample, cuboid
 from tests.models import Arithmetic, contract, postprocess
 
+GATE_NAMES = (*MEANS, *OF_PREDICTION)
 BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
 
 
@@ -35,16 +45,19 @@ def extracts(sample: Sample, order: list[int]) -> tuple[dict[str, Any], np.ndarr
         features[name] = np.array(rows, dtype=object if isinstance(rows[0][0], bytes) else None)
     network, made = Arithmetic(), contract()
     planes = quantise(network.numpy(sample.scan().examples(0)))
-    return features, np.array([pack_prediction(planes[index], made) for index in order], dtype=object)
+    marks = np.zeros_like(planes[0])
+    return features, np.array([pack_prediction(planes[index], made, marks) for index in order], dtype=object)
 
 
 def test_packing_keeps_every_pixel_and_the_post_processing() -> None:
     plane = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
     made = contract(threshold=0.3, min_component_ml=0.5)
-    pixels, hu, header = unpack_prediction(pack_prediction(plane, made))
+    marks = (plane % 4).astype(np.uint8)
+    pixels, kept, hu, header = unpack_prediction(pack_prediction(plane, made, marks, undefined=3))
     np.testing.assert_array_equal(pixels, plane)
+    np.testing.assert_array_equal(kept, marks)
     assert hu is None
-    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess}
+    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess, "undefined": 3}
     assert Postprocess.from_dict(header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
 
 
@@ -52,8 +65,10 @@ def test_packing_keeps_hu_beside_the_probabilities() -> None:
     rng = np.random.default_rng(2)
     plane = rng.integers(0, 256, (32, 32)).astype(np.uint8)
     below = rng.integers(-1024, 3072, (32, 32)).astype("<i2")
-    pixels, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), below))
+    marks = (plane % 3).astype(np.uint8)
+    pixels, kept, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), marks, below))
     np.testing.assert_array_equal(pixels, plane)
+    np.testing.assert_array_equal(kept, marks)
     assert hu is not None
     np.testing.assert_array_equal(hu, below)
 
@@ -73,8 +88,11 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     near = near_lesion(quantised, 0.5)
     assert 0 < near.mean() < 0.1
     for index, data in enumerate(found["predictions"]):
-        pixels, hu, _ = unpack_prediction(data)
+        pixels, marks, hu, header = unpack_prediction(data)
         assert hu is not None
+        assert header["undefined"] == 0
+        np.testing.assert_array_equal(marks & NO_TISSUE > 0, near[index] & no_tissue(scan.hu)[index])
+        np.testing.assert_array_equal(marks & OUTSIDE_SKULL > 0, near[index] & ~inside_skull(scan.hu, 6.0)[index])
         np.testing.assert_array_equal(pixels, np.where(near[index], quantised[index], 0))
         np.testing.assert_array_equal(hu, np.where(near[index], scan.hu[index], 0))
     both = compact(
@@ -82,7 +100,54 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
         {"new": contract(context_slices=context), "old": with_hu},
     )
     assert both["predictions"]["old"].tolist() == found["predictions"].tolist()
-    assert all(unpack_prediction(data)[1] is None for data in both["predictions"]["new"])
+    assert all(unpack_prediction(data)[2] is None for data in both["predictions"]["new"])
+
+
+SWELLING = cuboid((1, 4), (28, 36), (4, 6))
+"""Bright as blood, outside the skull, on 3 slices of 8 x 2 voxels."""
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("settings", [{}, {"head_only": True}, {"head_only": True, "hu_range": [20.0, 110.0]}])
+def test_what_lies_outside_the_skull_is_measured_or_dropped(settings: dict[str, Any], batch: int) -> None:
+    """The gate outlines from batches of packed slices what prediction outlines from the whole scan."""
+    sample = Sample("a", [*BLOOD, SWELLING], BLOOD)
+    scan, made = sample.scan(), contract(**settings)
+    features, _ = extracts(sample, list(range(5)))
+    probabilities = Arithmetic().numpy(scan.examples(0))
+    packed: list[bytes] = []
+    for start in range(0, 5, batch):
+        part = slice(start, start + batch)
+        images = np.array([[plane.tobytes()] for plane in scan.hu[part]], dtype=object)
+        extract = {"features": {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}, "predictions": probabilities[part]}
+        packed += list(compact(extract, {"": made})["predictions"])
+    found = dict(zip(GATE_NAMES, scan_values(features, np.array(packed, dtype=object))["values"], strict=True))
+    post = Postprocess.from_dict(made.postprocess)
+    skull = skull_for(post, scan.hu, 6.0)
+    wanted = scan_metrics(
+        sample.mask, outline(quantise(probabilities), scan.geometry, post, scan.hu, skull), scan.geometry.spacing_mm
+    )
+    assert found["dice"] == wanted.dice
+    assert found["predicted_volume_ml"] == wanted.predicted_volume_ml
+    if settings:
+        assert (found["dice"], found["false_positive_components"], found["outside_brain_ml"]) == (1.0, 0.0, 0.0)
+    else:
+        assert found["false_positive_components"] == 1.0
+        assert found["outside_brain_ml"] == pytest.approx(3 * 8 * 2 * 0.045)  # all of it, and nothing of the blood
+    assert found["undefined_pixels"] == 0
+
+
+def test_pixels_without_a_number_are_counted_and_outline_nothing() -> None:
+    sample = Sample("a", BLOOD, BLOOD)
+    scan = sample.scan()
+    probabilities = Arithmetic().numpy(scan.examples(0))
+    probabilities[1:3, 10:20, 16] = np.nan
+    images = np.array([[plane.tobytes()] for plane in scan.hu], dtype=object)
+    batch = {"features": {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}, "predictions": probabilities}
+    packed = np.array(list(compact(batch, {"": contract()})["predictions"]), dtype=object)
+    found = dict(zip(GATE_NAMES, scan_values(extracts(sample, list(range(5)))[0], packed)["values"], strict=True))
+    assert found["undefined_pixels"] == 20
+    assert 0 < found["dice"] < 1
 
 
 def test_a_packed_slice_is_small() -> None:
@@ -115,8 +180,8 @@ def combiner() -> _PatientCombiner:
 
 def scan(patient: str, dice: float, alarms: float = 0.0) -> dict[str, Any]:
     """What `scan_values` returns, with two measures of interest."""
-    values = dict.fromkeys(MEANS, 0.0) | {"dice": dice, "false_positive_components": alarms}
-    return {"patient": patient, "values": tuple(values[name] for name in MEANS)}
+    values = dict.fromkeys(GATE_NAMES, 0.0) | {"dice": dice, "false_positive_components": alarms}
+    return {"patient": patient, "values": tuple(values[name] for name in GATE_NAMES)}
 
 
 def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:

@@ -47,6 +47,13 @@ def skull() -> Mask:
     return mask
 
 
+def brain() -> Mask:
+    """What the ring encloses; the lesion `large3` touches the ring."""
+    mask = np.zeros(SHAPE, bool)
+    mask[:, 7:41, 7:41] = True
+    return mask
+
+
 def everything(truth: Mask) -> Mask:
     return np.ones_like(truth)
 
@@ -96,6 +103,8 @@ def measure(model: Model) -> dict[str, dict[str, float]]:
             "patient_dice": float(values["dice"] or 0),
             **{key: float(values[key] or 0)
                for key in ("true_volume_ml", "predicted_volume_ml", "false_positive_components")},
+            "outside_brain_ml": np.count_nonzero(model(truth) & ~brain()) * 0.08,
+            "undefined_pixels": 0.0,
         }  # fmt: skip
     return found
 
@@ -119,8 +128,8 @@ def test_a_perfect_model_keeps_every_rule_at_its_tightest() -> None:
     assert looked_at == [
         ("min_test_patients", ""), ("min_mean_dice", ""), ("min_dice_interval", ""), ("max_false_positives", ""),
         ("slices", "small"), ("slices", "medium"), ("slices", "large"), ("slices", "no_bleed"), ("slices", "thick"),
-        ("max_dice_drop", ""), ("outlines_nothing", "bleed"), ("outlines_everything", "bleed"),
-        ("outlines_without_blood", "no_bleed"),
+        ("max_dice_drop", ""), ("not_a_number", ""), ("outlines_nothing", "bleed"), ("outlines_everything", "bleed"),
+        ("outlines_skull", "bleed"), ("outlines_without_blood", "no_bleed"),
     ]  # fmt: skip
     assert found.notes == ("gate.slices.thin was not looked at: no scans with slices up to 4 mm apart in the test "
                            "split",)  # fmt: skip
@@ -162,9 +171,61 @@ def test_a_model_that_outlines_everything() -> None:
 
 def test_a_model_that_outlines_the_skull() -> None:
     found = judge(bone)
-    assert names(found) == ["outlines_everything", "outlines_without_blood"]
+    assert names(found) == ["outlines_everything", "outlines_skull", "outlines_without_blood"]
     assert found.failures[0].value == pytest.approx(5 * 4680 / (32 + 200 + 3 * 392))
-    assert found.failures[1].value == pytest.approx(374.4)
+    assert found.failures[2].value == pytest.approx(374.4)
+    skull_rule = found.failures[1]
+    assert (skull_rule.value, skull_rule.bound, skull_rule.slice) == (1.0, 0.5, "bleed")
+    assert skull_rule.message == ("100 % of what is outlined on scans with blood lies on bone, in air or outside the "
+                                  "skull, wanted at most 50 %")  # fmt: skip
+    assert skull_rule.worst[0] == {
+        "case_id": "large1", "patient_id": "large1", "dice": 0.0, "outside_brain_ml": pytest.approx(374.4),
+        "predicted_volume_ml": pytest.approx(374.4), "true_volume_ml": pytest.approx(31.36),
+    }  # fmt: skip
+
+
+def test_a_thin_rim_of_the_skull_is_refused_by_that_rule_alone() -> None:
+    """Too little to be everything, and none where there is no blood."""
+
+    def rim(truth: Mask) -> Mask:
+        mask = np.zeros_like(truth)
+        mask[2:4, 2:7, 20:30] = truth.any()  # 100 voxels, 8 ml
+        return mask
+
+    assert names(judge(rim)) == ["outlines_skull"]
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.16, True), (0.5, True), (0.501, False), (1.0, False)])
+def test_half_of_what_is_outlined_may_lie_on_bone(share: float, passed: bool) -> None:
+    measured = measure(perfect)
+    for values in measured.values():
+        values["outside_brain_ml"] = share * values["predicted_volume_ml"]
+    found = decide(OFF, cases(), measured)
+    assert found.blessed is passed
+    (rule,) = [rule for rule in found.rules if rule.rule == "outlines_skull"]
+    assert rule.value == pytest.approx(share)
+
+
+def test_the_skull_is_judged_by_all_scans_with_blood_together() -> None:
+    """A small lesion that lies on bone as a whole, and alarms without blood, are not the skull."""
+    measured = measure(perfect)
+    measured["small"]["outside_brain_ml"] = measured["small"]["predicted_volume_ml"]
+    measured["none"].update(outside_brain_ml=200.0, predicted_volume_ml=200.0)
+    assert decide(OFF, cases(), measured).blessed
+
+
+def test_a_single_probability_that_is_no_number_is_refused() -> None:
+    measured = measure(perfect)
+    measured["none"]["undefined_pixels"] = 1.0
+    found = decide(OFF, cases(), measured)
+    (failure,) = found.failures
+    assert (failure.rule, failure.value, failure.bound) == ("not_a_number", 1.0, 0.0)
+    assert failure.message == "probabilities that are not numbers on 1 scan; the model is broken"
+    assert failure.worst == ({"case_id": "none", "patient_id": "none", "dice": 1.0, "undefined_pixels": 1.0},)
+    # In the model in service it is no reason to refuse another, but worth saying.
+    found = decide(OFF, cases(), measure(perfect), measured)
+    assert found.blessed
+    assert found.notes == ("the model in service gives probabilities that are not numbers on 1 scan",)
 
 
 def test_a_few_times_too_much_is_poor_but_not_degenerate() -> None:
@@ -276,7 +337,9 @@ def test_a_cohort_without_blood_is_noted() -> None:
     listed = {"none": cases()["none"]}
     found = decide(OFF, listed, {"none": measure(nothing)["none"]})
     assert found.notes == ("no scan of the test split has blood: nothing was outlined that could be right",)
-    assert [rule.rule for rule in found.rules] == ["min_test_patients", "min_mean_dice", "outlines_without_blood"]
+    assert [rule.rule for rule in found.rules] == [
+        "min_test_patients", "min_mean_dice", "not_a_number", "outlines_without_blood"
+    ]  # fmt: skip
 
 
 def test_no_scan_at_all_is_refused() -> None:
@@ -295,7 +358,8 @@ def paired(
     """A cohort of one patient a change; the decision and the rule on the drop."""
     ids = [f"p{number:02d}" for number in range(len(changes))]
     listed = {name: {"patient_id": name, "size_bin": "small", "spacing_mm": [5.0, 1.0, 1.0]} for name in ids}
-    rest = {"true_volume_ml": 2.0, "predicted_volume_ml": 2.0, "false_positive_components": 0.0}
+    rest = {"true_volume_ml": 2.0, "predicted_volume_ml": 2.0, "false_positive_components": 0.0,
+            "outside_brain_ml": 0.0, "undefined_pixels": 0.0}  # fmt: skip
     served = {name: {**rest, "patient_dice": served_dice} for name in ids}
     candidate = {name: {**rest, "patient_dice": served_dice + change}
                  for name, change in zip(ids, changes, strict=True)}  # fmt: skip

@@ -12,7 +12,7 @@ import tfx.v1 as tfx
 from components.served_model.component import ServedModel
 from pipeline.config import Config
 from serving.versions import read_contract
-from tests.models import contract, unloadable
+from tests.models import contract, export, unloadable
 
 GRID = json.dumps({"grid": {"size": 32, "spacing_mm": 6.0, "context_slices": 0}})
 
@@ -41,15 +41,16 @@ def test_nothing_in_service(tmp_path: Path, made: bool) -> None:
 
 def test_the_newest_by_number_is_copied_whole(tmp_path: Path) -> None:
     folder = tmp_path / "serving"
-    for version in ("9", "100", "20"):  # as text, 9 would be the last
+    for version in ("9", "20"):  # as text, 9 would be the last
         unloadable(folder / version, data_fingerprint=version)
-    (folder / "100" / "variables").mkdir()
-    (folder / "100" / "variables" / "variables.index").write_bytes(b"weights")
+    export(folder / "100", data_fingerprint="100")
+    files = {path.relative_to(folder / "100") for path in (folder / "100").rglob("*")}
     note = look(folder, tmp_path / "out")
     assert note == {"version": "100", "used": True, "reason": "compared on the same scans"}
     copy = tmp_path / "out" / "Format-Serving"
     assert read_contract(copy).data_fingerprint == "100"
-    assert (copy / "variables" / "variables.index").read_bytes() == b"weights"
+    assert {path.relative_to(copy) for path in copy.rglob("*")} == files
+    assert Path("variables/variables.index") in files
     # A later push must not reach what was compared with.
     (folder / "100" / "saved_model.pb").write_bytes(b"changed")
     assert (copy / "saved_model.pb").read_bytes() != b"changed"
@@ -81,7 +82,7 @@ def test_another_grid_is_not_compared_and_the_reason_names_both(tmp_path: Path, 
 
 
 def test_other_windows_or_post_processing_are_compared(tmp_path: Path) -> None:
-    unloadable(tmp_path / "serving" / "3", threshold=0.3, min_component_ml=1.0, windows=[], normalisation="brain")
+    export(tmp_path / "serving" / "3", threshold=0.3, min_component_ml=1.0, windows=[], normalisation="brain")
     assert look(tmp_path / "serving", tmp_path / "out")["used"] is True
 
 
@@ -99,7 +100,7 @@ def test_a_model_without_a_readable_contract_is_not_compared(tmp_path: Path, tex
 def test_the_grid_comes_from_the_configuration(tmp_path: Path) -> None:
     data = {"image": "{case}.nii", "mask": "m/{case}.nii"}
     config = Config.model_validate({"name": "a", "data": data, "grid": {"size": 32, "spacing_mm": 6}})
-    unloadable(tmp_path / "serving" / "3")
+    export(tmp_path / "serving" / "3")
     assert look(tmp_path / "serving", tmp_path / "out", config.subset("grid"))["used"] is True
 
 
@@ -107,3 +108,19 @@ def test_the_stage_is_no_resolver_and_gives_a_model() -> None:
     node = ServedModel(folder="f", grid=GRID, state="1,2", code_version="1")
     assert node.outputs["model"].type is tfx.types.standard_artifacts.Model
     assert not isinstance(node, tfx.dsl.Resolver)
+
+
+@pytest.mark.parametrize(
+    "broken", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+def test_a_model_that_cannot_be_loaded_is_not_compared(tmp_path: Path, broken: str) -> None:
+    export(tmp_path / "serving" / "3")
+    file = tmp_path / "serving" / "3" / broken
+    if broken == "saved_model.pb":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        file.unlink()
+    note = look(tmp_path / "serving", tmp_path / "out")
+    assert (note["version"], note["used"]) == ("3", False)
+    assert note["reason"].startswith("the model in service cannot be loaded (")
+    assert not (tmp_path / "out" / "Format-Serving").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from scipy import ndimage
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import scan_metrics
 from components.imaging.postprocess import Components, Postprocess, outline, quantise
-from components.trainer.tuning import SLACK, CaseCounts, count_case, needs_hu, thresholds, tune
+from components.imaging.skull import inside_skull
+from components.trainer.tuning import SLACK, CaseCounts, count_case, thresholds, tune
 from pipeline.config import PostprocessConfig
 
 GEOMETRY = Geometry((6, 60, 56), (5.0, 0.9, 0.8), (30.2, 27.9), 48, 1.1)
@@ -45,44 +47,58 @@ ALL = section(
 @pytest.mark.parametrize("seed", range(3))
 def test_counts_measure_what_the_outline_measures(seed: int) -> None:
     quantised, hu, truth = scan(seed)
+    hu[:, 14:] = 30
+    hu[:, 14:16] = hu[:, 46:] = hu[:, 14:, :2] = hu[:, 14:, 46:] = 1000  # a skull round the lower part
+    hu[:, :12] = -1000
     counts = count_case("p", quantised, truth, GEOMETRY, thresholds(ALL), hu)
-    seen = set()
-    for threshold, core, size, holes, span in itertools.product(
-        (0.3, 0.5, 0.7), (0.0, 0.9), (0.0, 0.05), (False, True), (None, (-100.0, 110.0))
+    skull = inside_skull(hu, GEOMETRY.grid_spacing_mm)
+    assert 0.6 < skull.mean() < 0.8
+    seen, dropped = set(), 0
+    for threshold, core, size, holes, span, head in itertools.product(
+        (0.3, 0.5, 0.7), (0.0, 0.9), (0.0, 0.05), (False, True), (None, (-100.0, 110.0)), (False, True)
     ):
         post = Postprocess(
             threshold=threshold, core_threshold=max(core, threshold), min_component_ml=size,
-            fill_holes=holes, hu_range=span,
+            fill_holes=holes, hu_range=span, head_only=head,
         )  # fmt: skip
-        wanted = scan_metrics(truth, outline(quantised, GEOMETRY, post, hu), GEOMETRY.spacing_mm)
+        mask = outline(quantised, GEOMETRY, post, hu, skull)
+        wanted = scan_metrics(truth, mask, GEOMETRY.spacing_mm)
+        dropped += int(head and (mask != outline(quantised, GEOMETRY, replace(post, head_only=False), hu)).any())
         assert counts.measure(post) == (wanted.dice, wanted.false_positive_components), post
         seen.add((wanted.dice, wanted.false_positive_components))
     assert len(seen) > 10  # the settings differ in what they find
+    assert dropped > 0
 
 
 @pytest.mark.parametrize(("blood", "dice"), [(False, 1.0), (True, 0.0)])
 def test_nothing_found(blood: bool, dice: float) -> None:
     truth = np.zeros(GEOMETRY.native_shape, bool)
     truth[2, 3, 4] = blood
-    counts = count_case("p", np.zeros((6, 48, 48), np.uint8), truth, GEOMETRY, (0.3, 0.5))
+    hu = np.zeros((6, 48, 48), "<i2")
+    counts = count_case("p", np.zeros((6, 48, 48), np.uint8), truth, GEOMETRY, (0.3, 0.5), hu)
     for threshold, holes in itertools.product((0.3, 0.5), (False, True)):
-        post = Postprocess(threshold=threshold, core_threshold=0.7, fill_holes=holes, hu_range=(20, 110))
+        post = Postprocess(
+            threshold=threshold, core_threshold=0.7, fill_holes=holes, hu_range=(20, 110), head_only=holes
+        )
         assert counts.measure(post) == (dice, 0)
 
 
-# --- the search, on counts made by hand: components are (voxels, true voxels, peak, HU)
+# --- the search, on counts made by hand: components are (voxels, true voxels, peak, HU), all inside the skull
 
 Made = dict[float, list[tuple[int, int, float, float]]]
 
 
-def case(patient: str, true_voxels: int, found: Made, full: Made | None = None) -> CaseCounts:
-    """A scan of voxels of 0.1 ml; `full` is what filling makes of it."""
+def case(
+    patient: str, true_voxels: int, found: Made, full: Made | None = None, share: list[float] | None = None
+) -> CaseCounts:
+    """A scan of voxels of 0.1 ml; `full` is what filling makes of it, `share` how much of each is inside the skull."""
     both = {}
     for holes, made in ((False, found), (True, full or found)):
         for threshold, rows in made.items():
             table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+            inside = np.ones(len(table)) if share is None else np.array(share)
             components = Components(
-                table[:, 0].astype(np.int64), (table[:, 2] * 255).astype(np.float32), table[:, 3]
+                table[:, 0].astype(np.int64), (table[:, 2] * 255).astype(np.float32), table[:, 3], inside
             )
             both[threshold, holes] = components, table[:, 1].astype(np.int64)
     return CaseCounts(patient, 0.1, true_voxels, both)
@@ -104,9 +120,10 @@ def test_the_better_threshold_is_taken() -> None:
     assert found.chosen.post.core_threshold == 0.3  # still off
     assert found.chosen.dice == pytest.approx(2 * 900 / 1900)
     assert found.start.dice == pytest.approx(2 * 700 / 1700)
-    # The threshold's three, then holes; sweeps that change nothing try nothing new.
-    assert [(trial.post.threshold, trial.post.fill_holes) for trial in found.curve] == [
-        (0.5, False), (0.3, False), (0.7, False), (0.3, True),
+    # The threshold's three, then holes, then the skull; sweeps that change nothing try nothing new.
+    tried = [(trial.post.threshold, trial.post.fill_holes, trial.post.head_only) for trial in found.curve]
+    assert tried == [
+        (0.5, False, False), (0.3, False, False), (0.7, False, False), (0.3, True, False), (0.3, False, True),
     ]  # fmt: skip
 
 
@@ -140,6 +157,19 @@ def test_an_unsure_false_alarm_is_dropped_by_its_core() -> None:
     assert found.chosen.post.core_threshold == 0.7
     assert found.chosen.dice == pytest.approx(2 * 580 / (580 + 600))
     assert min(trial.post.core_threshold for trial in found.curve) == 0.5
+
+
+def test_what_lies_outside_the_skull_is_dropped_where_that_gains() -> None:
+    """A false alarm in the scalp, as large and as sure as the lesion."""
+    rows = [(500, 500, 0.95, 60.0), (400, 0, 0.95, 60.0)]
+    found = tune([case("p", 600, {0.5: rows}, share=[0.5, 0.49])], one_threshold())
+    assert (found.start.post.head_only, found.chosen.post.head_only) == (False, True)
+    assert (found.start.false_positive_components, found.chosen.false_positive_components) == (1, 0)
+    assert found.chosen.dice == pytest.approx(2 * 500 / 1100)
+    nothing_to_gain = tune([case("p", 600, {0.5: rows}, share=[1.0, 0.6])], one_threshold())
+    assert nothing_to_gain.chosen.post == nothing_to_gain.start.post
+    kept_on = tune([case("p", 600, {0.5: rows}, share=[1.0, 0.6])], one_threshold(head_only=True))
+    assert kept_on.chosen.post.head_only
 
 
 def test_a_core_follows_the_threshold_and_is_never_below_it() -> None:
@@ -224,16 +254,16 @@ def test_the_summary_names_every_setting_that_is_on() -> None:
         "post-processing tuned, as configured: threshold 0.5, components of 0 ml or more; "
         "val Dice 1.0000 -> 1.0000, false-positive components a scan 0.00 -> 0.00"
     )
-    on = one_threshold(core_threshold=0.9, min_component_ml=0.2, fill_holes=True, hu_range=[20, 110])
+    on = one_threshold(
+        core_threshold=0.9, min_component_ml=0.2, fill_holes=True, hu_range=[20, 110], head_only=True
+    )
     text = tune([case("p", 10, {0.5: [(10, 10, 0.99, 60)]})], on).summary()
-    assert "threshold 0.5, core 0.9, components of 0.2 ml or more, holes filled, 20 to 110 HU; val" in text
+    settings = "threshold 0.5, core 0.9, components of 0.2 ml or more, holes filled, 20 to 110 HU, inside the skull"
+    assert f"{settings}; val" in text
 
 
 def test_what_is_counted_follows_from_the_configuration() -> None:
     assert thresholds(section(threshold=0.45, thresholds=[0.7, 0.3, 0.7])) == (0.3, 0.45, 0.7)
-    assert needs_hu(section()) is True
-    assert needs_hu(section(hu_ranges=[])) is False
-    assert needs_hu(section(hu_ranges=[], hu_range=[20, 110])) is True
 
 
 def test_a_scan_of_full_size_is_counted_in_time() -> None:

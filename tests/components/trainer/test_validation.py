@@ -136,6 +136,27 @@ def test_hu_are_the_slices_own(cohort: dict[str, list[str]], transform_output: M
     assert dropped.dice == {"a": 0.0}
 
 
+@pytest.mark.parametrize(("context", "within"), [(0, True), (1, False)])
+def test_the_skull_is_that_of_the_slices_own_hu(
+    cohort: dict[str, list[str]], transform_output: Make, monkeypatch: pytest.MonkeyPatch, context: int, within: bool
+) -> None:
+    config = small_config(context=context)
+    records = make_case("a", 5, 1, np.random.default_rng(7), context=context)
+    shard = write_shard(Path(cohort["val"][0]).parents[1] / f"skull-{context}.gz", records)
+    dataset = validation_dataset([shard], tft.TFTransformOutput(transform_output(config)), hu=True)
+
+    def skull(hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+        assert (hu.shape[0], spacing_mm) == (5, config["grid"]["spacing_mm"])
+        return np.asarray((hu > 50) == within)  # the lesion alone, or all but the lesion
+
+    monkeypatch.setattr("components.imaging.postprocess.inside_skull", skull)
+    found = validate(
+        lambda image: by_threshold(image[..., 3 * context :]), dataset, config["grid"], postprocess(head_only=True)
+    )
+    assert (found.dice["a"] > 0.85) is within
+    assert within or found.dice["a"] == 0
+
+
 def test_tuning_sees_what_validation_measures(cohort: dict[str, list[str]], transform_output: Make) -> None:
     """Settings that miss everything are left behind, and the figures are those of a validation with what is chosen."""
     config = small_config()
