@@ -16,6 +16,7 @@ from components.trainer.data import count_slices, list_shards, steps_per_epoch, 
 from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
 from components.trainer.fit import TENSORBOARD, Task, fit
+from components.trainer.hyperparameters import apply, best_values, describe
 from components.trainer.network import build_network
 from components.trainer.progress import Progress, Terminal
 from components.trainer.step import make_predict
@@ -36,7 +37,8 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     Args:
         fn_args: TFX's FnArgs. `custom_config` holds the sections grid, windows, normalisation, network, training,
             postprocess and output as JSON under `CONFIG_KEY`, and `work_dir`, where checkpoints and TensorBoard logs
-            live; optionally `config_fingerprint`, `model_name` and `code_version`.
+            live; optionally `config_fingerprint`, `model_name` and `code_version`. `hyperparameters` is what a search
+            chose; it goes before the configuration.
         progress: Where to report; the user's terminal by default.
 
     Raises:
@@ -44,18 +46,21 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         IchError: A split has no shards, or training diverged.
     """
     custom = fn_args.custom_config
-    config = json.loads(custom[CONFIG_KEY])
+    chosen = best_values(fn_args.hyperparameters)
+    config = apply(json.loads(custom[CONFIG_KEY]), chosen)
     progress = progress or Terminal()
+    if chosen:
+        progress.say(f"with the hyperparameters that the search chose: {describe(chosen)}")
     tft_output = tft.TFTransformOutput(fn_args.transform_graph_path or fn_args.transform_output)
-    train, val = _shards(fn_args.train_files, "training"), _shards(fn_args.eval_files, "validation")
+    train, val = split_shards(fn_args.train_files, "training"), split_shards(fn_args.eval_files, "validation")
     origin = data_origin(train)
     key = run_key(config, origin.fingerprint, custom.get("code_version", ""))
     folder = f"{custom['work_dir'].rstrip('/')}/{key}"
-    _prepare_devices(config["training"])
+    prepare_devices(config["training"])
 
     counts = count_slices(train, tft_output, config["training"]["min_lesion_cm2"])
     steps = steps_per_epoch(counts, config["training"])
-    network = _network(config, config["training"]["precision"])
+    network = make_network(config, config["training"]["precision"])
     progress.say(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
         f"{config['training']['batch_size']} an epoch; {network.count_params() / 1e6:.2f} million parameters"
@@ -71,7 +76,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     )
     state = fit(task, progress)
 
-    exported = network if config["training"]["precision"] == "float32" else _network(config, "float32")
+    exported = network if config["training"]["precision"] == "float32" else make_network(config, "float32")
     exported.set_weights(network.get_weights())
     validator = Validator(val, tft_output, config, exported, mirror=config["inference"]["mirror"])
     post, tuning = Postprocess.from_dict(config["postprocess"]), {}
@@ -101,6 +106,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         patients=origin.patients,
         metrics=metrics,
         tuning=tuning,
+        hyperparameters=chosen,
         versions=package_versions(),
     )
     export_model(fn_args.serving_model_dir, exported, tft_output, config, contract)
@@ -115,6 +121,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
                 "metrics": metrics,
                 "postprocess": post.to_dict(),
                 "tuning": tuning,
+                "hyperparameters": chosen,
             },
         )
 
@@ -158,20 +165,31 @@ class Validator:
         return tune_postprocess(self._predict, dataset, self._config["grid"], section)
 
 
-def _network(config: Mapping[str, Any], precision: str) -> keras.Model:
+def make_network(config: Mapping[str, Any], precision: str) -> keras.Model:
+    """The untrained network of a configuration.
+
+    Args:
+        config: The sections grid, windows, network and training.
+        precision: Keras dtype policy of everything but the logits.
+    """
     channels = (2 * config["grid"]["context_slices"] + 1) * len(config["windows"])
     seed = config["training"]["seed"]
     return build_network(config["grid"]["size"], channels, config["network"], seed=seed, precision=precision)
 
 
-def _shards(patterns: Sequence[str] | str, split: str) -> list[str]:
+def split_shards(patterns: Sequence[str] | str, split: str) -> list[str]:
+    """The files of a split.
+
+    Raises:
+        IchError: There are none.
+    """
     found = list_shards([patterns] if isinstance(patterns, str) else patterns)
     if not found:
         raise IchError(f"the {split} split holds no shards: found no file at {patterns}; check the splits section")
     return found
 
 
-def _prepare_devices(training: Mapping[str, Any]) -> None:
+def prepare_devices(training: Mapping[str, Any]) -> None:
     """Asks for reproducible kernels where they are not so anyway; on a CPU they are."""
     if training["deterministic"] and tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()

@@ -32,7 +32,10 @@ class Lines(Silent):
         self.lines.append(line)
 
 
-def arguments(cohort: dict[str, list[str]], transform: str, folder: Path, config: dict[str, Any]) -> Any:
+def arguments(
+    cohort: dict[str, list[str]], transform: str, folder: Path, config: dict[str, Any],
+    hyperparameters: dict[str, Any] | None = None,
+) -> Any:
     """What TFX hands to run_fn."""
     patterns = {split: [str(Path(shards[0]).parent / "*")] for split, shards in cohort.items()}
     return SimpleNamespace(
@@ -41,6 +44,7 @@ def arguments(cohort: dict[str, list[str]], transform: str, folder: Path, config
         transform_graph_path=transform,
         serving_model_dir=str(folder / "model" / "Format-Serving"),
         model_run_dir=str(folder / "model_run"),
+        hyperparameters=hyperparameters,
         custom_config={
             CONFIG_KEY: json.dumps(config),
             "work_dir": str(folder / "work"),
