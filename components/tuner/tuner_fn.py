@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.v1.components import TunerFnResult
 
@@ -72,7 +73,7 @@ def _whole(search: Callable[..., Search]) -> Search:
     try:
         found = search()
         whole = set(found.oracle.trials) == set(found.oracle.start_order)
-    except (ValueError, KeyError, TypeError, RuntimeError):
+    except (ValueError, KeyError, TypeError, RuntimeError, tf.errors.NotFoundError):
         whole = False
     return found if whole else search(overwrite=True)
 

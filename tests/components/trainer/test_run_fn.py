@@ -81,6 +81,7 @@ def test_a_run_trains_exports_and_is_not_repeated(
     assert list((tmp_path / "model_run").glob("events.*"))
     contract = read_contract(tmp_path / "model" / "Format-Serving")
     assert contract.config_fingerprint == "c0ffee"
+    assert contract.hyperparameters == {}
     assert contract.grid_size == 32
     assert contract.metrics["val_dice"] == tuned
     assert contract.tuning == tuning
@@ -92,6 +93,25 @@ def test_a_run_trains_exports_and_is_not_repeated(
     run_fn(args, again)
     assert any("already trained" in line for line in again.lines)
     assert not any("slices/s" in line for line in again.lines)
+
+
+def test_what_a_search_chose_goes_before_the_configuration(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=1)
+    values = {"base_filters": 4, "learning_rate": 2e-3}
+    tuned = {"space": [], "values": {**values, "tuner/epochs": 3}}
+    lines = Lines()
+    run_fn(arguments(cohort, transform_output(config), tmp_path, config, tuned), lines)
+    assert lines.lines[0] == "with the hyperparameters that the search chose: learning_rate 0.002, base_filters 4"
+    contract = read_contract(tmp_path / "model" / "Format-Serving")
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert contract.hyperparameters == history["hyperparameters"] == values
+    # It trained so: half the filters have about a quarter of the parameters, and the rate is below the one chosen.
+    served = tf.saved_model.load(str(tmp_path / "model" / "Format-Serving"))
+    stem = next(variable for variable in served.network.variables if "stem" in variable.name and variable.ndim == 4)
+    assert stem.shape[-1] == 4
+    assert 0 < history["epochs"][0]["learning_rate"] < 2e-3
 
 
 def test_no_lesion_in_training_is_refused_with_the_counts(

@@ -30,20 +30,20 @@ def tuner_section(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def arguments(
-    cohort: dict[str, list[str]],  # noqa: F811 - a fixture, which is how pytest names it
-    transform_output: Callable[[dict[str, Any]], str],  # noqa: F811
+    cohort: dict[str, list[str]],
+    transform_output: Callable[[dict[str, Any]], str],
     tmp_path: Path,
 ) -> Callable[..., Any]:
-    """Makes FnArgs for the tiny cohort; every call with the same section belongs to the same search."""
+    """Makes FnArgs for the tiny cohort; every call with the same section and folder belongs to the same search."""
 
-    def make(**changes: Any) -> Any:
+    def make(folder: Path = tmp_path, **changes: Any) -> Any:
         config = small_config(**changes.pop("training", {}))
         config["tuner"] = tuner_section(**changes)
         return SimpleNamespace(
             train_files=[str(Path(cohort["train"][0]).parent / "*")],
             eval_files=[str(Path(cohort["val"][0]).parent / "*")],
             transform_graph_path=transform_output(config),
-            custom_config={CONFIG_KEY: json.dumps(config), "work_dir": str(tmp_path / "work"), "code_version": "1"},
+            custom_config={CONFIG_KEY: json.dumps(config), "work_dir": str(folder / "work"), "code_version": "1"},
         )
 
     return make
