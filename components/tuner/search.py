@@ -113,8 +113,9 @@ class Search(keras_tuner.Tuner):
         self._refuse_nothing()
 
     def pre_create_trial(self) -> None:
-        """Ends the search between two trials."""
-        self._watch_time()
+        """Ends the search between two trials, unless one has its result and KerasTuner has not heard of it yet."""
+        if not any(self.oracle.get_trial(number).status == TrialStatus.RUNNING for number in self._results):
+            self._watch_time()
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trains one trial and says what became of it.

@@ -77,11 +77,13 @@ class Lab:
         return Result(40 * values["learning_rate"], epochs, self._minutes)
 
 
-def make(folder: Path, train: Train, screen: Progress | None = None, **changes: Any) -> Search:
+def make(
+    folder: Path, train: Train, screen: Progress | None = None, kind: type[Search] = Search, **changes: Any
+) -> Search:
     """A search for the rate alone, from 1e-3 to 1e-2, begun with 5e-3; 4 trials of 2 epochs."""
     options: dict[str, Any] = {"trials": 4, "epochs": 2, "space": {"learning_rate": [1e-3, 1e-2]}, **changes}
     section = tuner_section(**options)
-    return Search(
+    return kind(
         make_oracle(section, search_space(section["space"]), {"learning_rate": 5e-3}),
         train,
         folder=str(folder),
@@ -234,6 +236,34 @@ def test_time_before_a_kill_counts(tmp_path: Path, clock: Clock) -> None:
     search.search()
     assert [row["status"] for row in search.table()["trials"]] == ["completed", "unfinished"]
     assert [row["minutes"] for row in search.table()["trials"]] == pytest.approx([6, 2])
+
+
+def test_a_result_counts_although_the_search_was_killed_right_after_it(tmp_path: Path, clock: Clock) -> None:
+    """The first trial failed, the second one has its result, and then there is no time left."""
+    known: dict[float, Result] = {}
+
+    def remembers(values: Mapping[str, Any], epochs: int, progress: Progress) -> Result:
+        rate = values["learning_rate"]
+        if rate not in known:
+            clock.seconds += 240
+            known[rate] = Result(0.5, epochs, 4.0) if known else Result(None, 0, 0.0, "nan")
+            progress.say("done")
+        return known[rate]
+
+    class Dies(Search):
+        def on_trial_end(self, trial: Any) -> None:
+            if len(known) == 2:
+                raise KeyboardInterrupt
+            super().on_trial_end(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, remembers, kind=Dies, max_minutes=8).search()
+    search = make(tmp_path, remembers, max_minutes=8)
+    search.search()
+    table = search.table()
+    assert len(known) == 2
+    assert [row["status"] for row in table["trials"]] == ["failed", "completed"]
+    assert (table["best"], table["finished"]) == (2, "8 minutes used")
 
 
 def test_a_search_too_short_for_one_trial_is_refused(tmp_path: Path, clock: Clock) -> None:
