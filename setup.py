@@ -9,6 +9,7 @@ PIPELINE = [
     "tfx[kfp]==1.21.0",
     "tensorflow>=2.21,<2.22",
     "keras>=3.10,<4",
+    "keras-tuner[bayesian]>=1.4.7,<2",
     "tensorflow-serving-api>=2.19,<3",
     "tensorboard>=2.19,<3",
 ]

@@ -19,6 +19,7 @@ from components.evaluator.rules import SLICES
 from components.imaging.checks.registry import CHECKS, Policy
 from components.imaging.errors import UsageError
 from components.nifti_example_gen.spans import EXPRESSIONS, placeholders
+from components.tuner.halving import first_bracket
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -345,6 +346,73 @@ class TrainingConfig(Section):
         return self
 
 
+def _rising(found: list[float]) -> list[float]:
+    """Raises a ValueError for a range with nothing to search."""
+    if found[0] >= found[1]:
+        raise ValueError("wanted the lower end first, then the higher one, for example [0.3, 3.0]; null: not searched")
+    return found
+
+
+def _several(found: list[int]) -> list[int]:
+    """Raises a ValueError for choices that leave no choice."""
+    if len(set(found)) < len(found) or len(found) < 2:
+        raise ValueError("wanted two different numbers or more, for example [16, 24]; null: not searched")
+    return found
+
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+RateRange = Annotated[list[Rate], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+WeightRange = Annotated[list[NotNegative], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+ShareRange = Annotated[list[Fraction], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+Width = Annotated[int, Field(ge=2, le=256)]
+
+
+class SpaceConfig(Section):
+    """What a search may choose: from the lower to the higher end, or one of some; null is not searched.
+
+    Ranges are searched in their logarithm, that of `miss_weight` and those that begin at 0 as they are.
+    """
+
+    learning_rate: RateRange | None = Field([3e-4, 3e-3], description="for training.learning_rate")
+    dice_weight: WeightRange | None = Field(
+        None, description="for training.dice_weight; with AdamW little but its ratio to cross_entropy_weight counts"
+    )
+    cross_entropy_weight: WeightRange | None = Field([0.3, 3.0], description="for training.cross_entropy_weight")
+    miss_weight: ShareRange | None = Field([0.3, 0.7], description="for training.miss_weight")
+    base_filters: Annotated[list[Width], AfterValidator(_several)] | None = Field(
+        [16, 24, 32], description="choices for network.base_filters"
+    )
+
+
+class TunerConfig(Section):
+    """A search for the recipe by the Dice of the validation patients, before the training proper."""
+
+    enabled: bool = Field(False, description="search, and train with what was chosen")
+    algorithm: Literal["random", "bayesian", "hyperband"] = Field(
+        "random", description="hyperband: many short trials, of which a third each goes on to thrice the epochs"
+    )
+    trials: Positive = Field(12, description="at most so many")
+    epochs: Positive = Field(10, description="of a trial; hyperband: of those in the last round")
+    seed: int = Field(0, ge=0, le=2**31, description="of what is proposed; trials train with training.seed")
+    max_minutes: float | None = Field(None, gt=0, description="of all trials together; the best so far is taken then")
+    space: SpaceConfig = SpaceConfig()
+
+    @model_validator(mode="after")
+    def _something(self) -> TunerConfig:
+        if self.enabled and not any(self.space.model_dump().values()):
+            raise ValueError(
+                "space: found nothing to search; give a range or choices for one of "
+                f"{', '.join(type(self.space).model_fields)}, or switch it off with tuner.enabled=false"
+            )
+        least = sum(first_bracket(self.epochs))
+        if self.enabled and self.algorithm == "hyperband" and self.trials < least:
+            raise ValueError(
+                f"trials: found {self.trials}, wanted {least} or more, which the first bracket of hyperband takes with "
+                f"{self.epochs} epochs; raise it, lower epochs, or choose another algorithm"
+            )
+        return self
+
+
 class InferenceConfig(Section):
     """How the exported network is applied."""
 
@@ -488,6 +556,7 @@ class Config(Section):
     splits: SplitsConfig = SplitsConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
+    tuner: TunerConfig = TunerConfig()
     inference: InferenceConfig = InferenceConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     gate: GateConfig = GateConfig()
@@ -519,6 +588,16 @@ class Config(Section):
                 f"network.bottleneck: attention among {tokens} positions takes too much memory, wanted at most "
                 f"{MAX_TOKENS}; raise network.depth (now {self.network.depth}) or take large_kernel"
             )
+        space, training = self.tuner.space, self.training
+        lowest = [
+            (space.dice_weight or [training.dice_weight])[0],
+            (space.cross_entropy_weight or [training.cross_entropy_weight])[0],
+        ]
+        if self.tuner.enabled and lowest == [0, 0]:
+            raise ValueError(
+                "tuner.space: dice_weight and cross_entropy_weight could both become 0, which leaves no loss; "
+                "let one of the ranges begin above 0"
+            )
         return self
 
     @property
@@ -539,7 +618,7 @@ class Config(Section):
     def fingerprint(self) -> str:
         """Short hash of everything that shapes a model."""
         sections = ("grid", "windows", "normalisation", "splits", "network", "training", "inference", "postprocess")
-        text = self.subset(*sections)
+        text = self.subset(*sections, *(("tuner",) if self.tuner.enabled else ()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

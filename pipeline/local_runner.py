@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.imaging.errors import IchError, UsageError
+from components.tuner.summary import search_summary
 from pipeline.config import Config
 from pipeline.console import captured, say
 from pipeline.last_run import LastRun, current_key, read_last_run, write_last_run
@@ -345,6 +346,8 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
         counts = Counter(finding["severity"] for finding in _read(outputs["report"] / "findings.json"))
         text = ", ".join(f"{counts[severity]} {severity}" for severity in ("stop", "hold", "note") if counts[severity])
         return f"findings: {text}" if text else "nothing found against the data"
+    if name == "Tuner":
+        return search_summary(_read(outputs["tuner_results"] / "trials.json"))
     if name == "ServedModel":
         note = _read(outputs["model"] / "baseline.json")
         return f"version {note['version']}: {note['reason']}" if note["version"] else note["reason"]

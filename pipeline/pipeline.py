@@ -18,6 +18,7 @@ from components.nifti_example_gen.component import NiftiExampleGen
 from components.pusher.component import Pusher
 from components.served_model.component import ServedModel
 from components.transform.preprocessing import CONFIG_KEY
+from components.tuner.component import Tuner
 from pipeline.code_version import code_version
 from pipeline.config import Config
 from schema import features as f
@@ -112,12 +113,25 @@ def create_pipeline(
     )
     transform.add_upstream_node(data_gate)
 
-    # 4. The network.
+    # 4. The network; where it is asked for, after a search for its recipe.
+    tuner = None
+    if config.tuner.enabled:
+        tuner = Tuner(
+            examples=example_gen.outputs["examples"],
+            transform_graph=transform.outputs["transform_graph"],
+            schema=schema.outputs["schema"],
+            config=config.subset(
+                "grid", "windows", "normalisation", "network", "training", "postprocess", "tuner"
+            ),
+            work_dir=places.work,
+            code_version=code_version("imaging", "transform", "trainer", "schema", "tuner"),
+        )
     trainer = tfx.components.Trainer(
         run_fn="components.trainer.run_fn.run_fn",
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema.outputs["schema"],
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["val"]),
         custom_config={
@@ -160,8 +174,8 @@ def create_pipeline(
         pipeline_name=config.name.replace("_", "-"),  # Kubeflow takes no underscores
         pipeline_root=places.artifacts,
         components=[
-            example_gen, statistics, schema, validator, reporter, data_gate, transform, trainer, served, evaluator,
-            pusher,
+            example_gen, statistics, schema, validator, reporter, data_gate, transform, *([tuner] if tuner else []),
+            trainer, served, evaluator, pusher,
         ],
         enable_cache=True,
         metadata_connection_config=(

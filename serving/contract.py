@@ -31,6 +31,7 @@ class Contract:
         metrics: Figures of the validation split at export, by name.
         tuning: How the post-processing was chosen on the validation split, see `Tuning.to_dict`; empty where it was
             not tuned.
+        hyperparameters: What a search chose in place of the configuration, by name; empty without search.
         versions: Versions of the packages that made the model.
         format: Version of this contract.
     """
@@ -47,6 +48,7 @@ class Contract:
     patients: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float | None] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

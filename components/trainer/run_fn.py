@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
 from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.folds import MAX_FOLDS, PatientSlices, deal_folds, others
+from components.trainer.hyperparameters import apply, best_values, describe
 from components.trainer.network import build_network, inference_network
+from components.trainer.precision import resolve_precision
 from components.trainer.progress import Progress, Terminal, Titled
 from components.trainer.replicas import choose_strategy
 from components.trainer.step import make_predict
@@ -82,7 +84,8 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     Args:
         fn_args: TFX's FnArgs. `custom_config` holds the sections grid, windows, normalisation, network, training,
             postprocess and output as JSON under `CONFIG_KEY`, and `work_dir`, where checkpoints and TensorBoard logs
-            live; optionally `config_fingerprint`, `model_name` and `code_version`.
+            live; optionally `config_fingerprint`, `model_name` and `code_version`. `hyperparameters` is what a search
+            chose; it goes before the configuration.
         progress: Where to report; the user's terminal by default.
 
     Raises:
@@ -90,14 +93,17 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         IchError: A split has no shards, or training diverged.
     """
     custom = fn_args.custom_config
-    config = json.loads(custom[CONFIG_KEY])
+    chosen = best_values(fn_args.hyperparameters)
+    config = apply(json.loads(custom[CONFIG_KEY]), chosen)
     progress = progress or Terminal()
+    if chosen:
+        progress.say(f"with the hyperparameters that the search chose: {describe(chosen)}")
     tft_output = tft.TFTransformOutput(fn_args.transform_graph_path or fn_args.transform_output)
-    train, val = _shards(fn_args.train_files, "training"), _shards(fn_args.eval_files, "validation")
+    train, val = split_shards(fn_args.train_files, "training"), split_shards(fn_args.eval_files, "validation")
     origin = data_origin(train)
     key = run_key(config, origin.fingerprint, custom.get("code_version", ""))
     folder = f"{custom['work_dir'].rstrip('/')}/{key}"
-    _prepare_devices(config["training"])
+    prepare_devices(config["training"])
 
     fitted: list[Fitted] = []
     for part in _parts(train, val, tft_output, config["training"]):
@@ -133,6 +139,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         patients=origin.patients,
         metrics=metrics,
         tuning=tuning,
+        hyperparameters=chosen,
         versions=package_versions(),
     )
     exported = build_ensemble([item.network for item in fitted])
@@ -148,6 +155,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
                 "metrics": metrics,
                 "postprocess": post.to_dict(),
                 "tuning": tuning,
+                "hyperparameters": chosen,
             },
         )
 
@@ -181,41 +189,60 @@ def _fit(
             left = max(training["max_minutes"] - spent, LEAST_MINUTES)
             training["max_minutes"] = left / (count - part.number + 1)
     config = {**config, "training": training}
+    task = make_task(part, tft_output, config, _folder(folder, part), progress.say)
+    state = fit(task, progress)
+    exported = served = inference_network(task.network)
+    if task.training["precision"] != "float32" or task.strategy.num_replicas_in_sync > 1:
+        exported = inference_network(make_network(config, "float32"))
+        exported.set_weights(served.get_weights())
+    mirror = config["inference"]["mirror"]
+    final = Validator(part.val, tft_output, config, exported, mirror=mirror, patients=part.held_out)
+    return Fitted(part, exported, state, final)
+
+
+def make_task(
+    part: Part, tft_output: Any, config: Mapping[str, Any], folder: str, say: Callable[[str], None]
+) -> Task:
+    """What `fit` needs for one network; the Tuner's trials are made of it too.
+
+    Args:
+        part: The data.
+        tft_output: The Transform output.
+        config: The sections grid, windows, network, training and postprocess.
+        folder: Folder or URI of the checkpoint.
+        say: Takes one line on slices, steps and parameters.
+
+    Raises:
+        UsageError: There is no lesion to train on, or several GPUs cannot share the batch.
+    """
+    precision = resolve_precision(config["training"]["precision"])
+    training = {**config["training"], "precision": precision}
     counts = total(part.patients, len(part.train))
     steps = steps_per_epoch(counts, training)
     strategy = choose_strategy(training["batch_size"])
     with strategy.scope():
-        network = _network(config, training["precision"])
+        network = make_network(config, precision)
         served = inference_network(network)
     replicas = strategy.num_replicas_in_sync
-    progress.say(
+    say(
         f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
         f"{training['batch_size']} an epoch{f' on {replicas} GPUs' if replicas > 1 else ''}; "
         f"{served.count_params() / 1e6:.2f} million parameters"
+        + ("" if precision == "float32" else f" in {precision}")
     )
-    held_out = part.held_out
     balance, shares = training["patient_balance"], training["source_shares"]
     draws = lesion_draws(part.patients, balance, shares) if part.number or balance or shares else None
-    validator = Validator(part.val, tft_output, config, served, patients=held_out)
-    task = Task(
+    return Task(
         network,
         lambda epoch, step: train_dataset(
             part.train, tft_output, config, counts, first_epoch=epoch, first_step=step, steps=steps, draws=draws
         ),
         steps,
-        validator,
+        Validator(part.val, tft_output, config, served, patients=part.held_out),
         training,
-        _folder(folder, part),
+        folder,
         strategy,
     )
-    state = fit(task, progress)
-    exported = served
-    if training["precision"] != "float32" or replicas > 1:
-        exported = inference_network(_network(config, "float32"))
-        exported.set_weights(served.get_weights())
-    mirror = config["inference"]["mirror"]
-    final = Validator(part.val, tft_output, config, exported, mirror=mirror, patients=held_out)
-    return Fitted(part, exported, state, final)
 
 
 def _history(fitted: Sequence[Fitted], found: Sequence[Validation]) -> dict[str, Any]:
@@ -287,20 +314,31 @@ class Validator:
         return count_cases(self._predict, self._with_hu, self._config["grid"], section)
 
 
-def _network(config: Mapping[str, Any], precision: str) -> keras.Model:
+def make_network(config: Mapping[str, Any], precision: str) -> keras.Model:
+    """The untrained network of a configuration.
+
+    Args:
+        config: The sections grid, windows, network and training.
+        precision: Keras dtype policy of everything but the logits.
+    """
     channels = (2 * config["grid"]["context_slices"] + 1) * len(config["windows"])
     seed = config["training"]["seed"]
     return build_network(config["grid"]["size"], channels, config["network"], seed=seed, precision=precision)
 
 
-def _shards(patterns: Sequence[str] | str, split: str) -> list[str]:
+def split_shards(patterns: Sequence[str] | str, split: str) -> list[str]:
+    """The files of a split.
+
+    Raises:
+        IchError: There are none.
+    """
     found = list_shards([patterns] if isinstance(patterns, str) else patterns)
     if not found:
         raise IchError(f"the {split} split holds no shards: found no file at {patterns}; check the splits section")
     return found
 
 
-def _prepare_devices(training: Mapping[str, Any]) -> None:
+def prepare_devices(training: Mapping[str, Any]) -> None:
     """Asks for reproducible kernels where they are not so anyway; on a CPU they are."""
     if training["deterministic"] and tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()

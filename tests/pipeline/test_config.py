@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,7 @@ CHANGES = {
     "splits": "splits.salt=x",
     "network": "network.dropout=0.1",
     "training": "training.seed=1",
+    "tuner": "tuner.trials=3",
     "inference": "inference.mirror=true",
     "postprocess": "postprocess.threshold=0.4",
     "gate": "gate.min_mean_dice=0.6",
@@ -365,6 +367,74 @@ def test_subset_holds_its_sections_and_no_other(minimal: Path, section: str) -> 
     others = [name for name in CHANGES if name != section]
     assert before.subset(*others) == after.subset(*others)
     assert set(json.loads(before.subset(*others))) == set(others)
+
+
+def test_a_search_shapes_a_model_only_where_there_is_one(minimal: Path) -> None:
+    plain = load_config(minimal)
+    on = load_config(minimal, ["tuner.enabled=true"])
+    other = load_config(minimal, ["tuner.enabled=true", "tuner.seed=5"])
+    assert len({plain.fingerprint(), on.fingerprint(), other.fingerprint()}) == 3
+    # The hash of everything but the search, by hand: what models that were made before it was there carry.
+    text = plain.subset(*MODEL_SECTIONS)
+    assert plain.fingerprint() == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert load_config(minimal, ["tuner.trials=3"]).fingerprint() == plain.fingerprint()
+
+
+HYPERBAND = ("tuner.enabled=true", "tuner.algorithm=hyperband")
+NOTHING = ("learning_rate", "cross_entropy_weight", "miss_weight", "base_filters")
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (["tuner.space.learning_rate=[1e-2, 1e-3]"], ["space.learning_rate:", "[0.01, 0.001]", "lower end first"]),
+        (["tuner.space.learning_rate=[1e-3, 1e-3]"], ["tuner.space.learning_rate:", "lower end first"]),
+        (["tuner.space.learning_rate=[0.0, 1e-3]"], ["tuner.space.learning_rate.0:", "0.0", "greater than 0"]),
+        (["tuner.space.learning_rate=[1e-3]"], ["tuner.space.learning_rate:", "at least 2 items"]),
+        (["tuner.space.learning_rate=1e-3"], ["tuner.space.learning_rate:", "0.001", "list"]),
+        (["tuner.space.dice_weight=[-1, 1]"], ["tuner.space.dice_weight.0:", "-1", "greater than or equal to 0"]),
+        (["tuner.space.miss_weight=[0.5, 1.5]"], ["tuner.space.miss_weight.1:", "1.5", "less than or equal to 1"]),
+        (["tuner.space.base_filters=[16]"], ["tuner.space.base_filters:", "[16]", "two different numbers or more"]),
+        (["tuner.space.base_filters=[16, 16]"], ["tuner.space.base_filters:", "two different numbers or more"]),
+        (["tuner.space.base_filters=[1, 16]"], ["tuner.space.base_filters.0:", "1", "greater than or equal to 2"]),
+        (["tuner.space.depth=[3, 4]"], ["tuner.space.depth:", "unknown key", "base_filters"]),
+        (["tuner.algorithm=grid"], ["tuner.algorithm:", "'grid'", "bayesian"]),
+        (["tuner.trials=0"], ["tuner.trials:", "greater than or equal to 1"]),
+        (["tuner.max_minutes=0"], ["tuner.max_minutes:", "greater than 0"]),
+        (
+            ["tuner.enabled=true", *(f"tuner.space.{name}=null" for name in NOTHING)],
+            ["tuner: space: found nothing to search", "learning_rate", "tuner.enabled=false"],
+        ),
+        ([*HYPERBAND, "tuner.epochs=10"], ["tuner: trials: found 12, wanted 18 or more", "10 epochs", "algorithm"]),
+        (
+            ["tuner.enabled=true", "tuner.space.dice_weight=[0, 1]", "tuner.space.cross_entropy_weight=[0, 1]"],
+            ["tuner.space: dice_weight and cross_entropy_weight could both become 0", "above 0"],
+        ),
+        (
+            ["tuner.enabled=true", "training.dice_weight=0", "tuner.space.cross_entropy_weight=[0, 1]"],
+            ["could both become 0"],
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(minimal: Path, settings: list[str], wanted: list[str]) -> None:
+    text = refusal(minimal, *settings)
+    for part in wanted:
+        assert part in text, text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["tuner.enabled=true"],
+        [*HYPERBAND, "tuner.epochs=10", "tuner.trials=18"],
+        ["tuner.algorithm=hyperband"],  # not enabled: nothing to refuse yet
+        [f"tuner.space.{name}=null" for name in NOTHING],
+        ["tuner.enabled=true", "tuner.space.dice_weight=[0, 1]"],
+        ["tuner.enabled=true", "training.cross_entropy_weight=0", "tuner.space.dice_weight=[0, 1]"],
+    ],
+)
+def test_a_search_that_can_be_is_accepted(minimal: Path, settings: list[str]) -> None:
+    load_config(minimal, settings)
 
 
 def test_where_things_lie_is_in_no_hash(minimal: Path) -> None:

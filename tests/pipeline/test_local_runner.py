@@ -207,6 +207,26 @@ def test_a_finding_that_holds_ends_with_three_although_the_gate_is_content(
     assert (found["exit_code"], found["findings"]) == (3, [HOLD, {**HOLD, "severity": "note"}])
 
 
+def test_what_a_search_chose_is_said_on_its_line(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def search() -> Any:
+        rows = [
+            {"trial": 1, "hyperparameters": {"learning_rate": 1e-3}, "status": "failed", "val_dice": None},
+            {"trial": 2, "hyperparameters": {"learning_rate": 2e-3}, "status": "completed", "val_dice": 0.5},
+            {"trial": 3, "hyperparameters": {"learning_rate": 3e-3}, "status": "completed", "val_dice": 0.4},
+        ]
+        (tmp_path / "trials.json").write_text(json.dumps({"best": 2, "trials": rows}))
+        return True, {"tuner_results": tmp_path}
+
+    stages["Tuner"] = search
+    run(data, tmp_path / "out")
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("  Tuner ")]
+    assert line.endswith("(unchanged)  trial 2 of 3, 1 failed: learning_rate 0.002; val Dice 0.5000")
+    (stage,) = [stage for stage in summary(tmp_path / "out")["stages"] if stage["name"] == "Tuner"]
+    assert stage["note"] in line
+
+
 def test_notes_do_not_hold(tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]) -> None:
     finding(stages, tmp_path / "report", {**HOLD, "severity": "note"})
     assert run(data, tmp_path / "out").exit_code == 0

@@ -178,6 +178,62 @@ def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.Monkey
             assert changed(base, nodes(load_config("demo"), local(tmp_path))) == wanted, part
 
 
+TUNED = ["tuner.enabled=true"]
+
+
+def test_a_search_stands_between_transform_and_trainer(stages: dict[str, Any], tmp_path: Path) -> None:
+    tuned = nodes(load_config("demo", TUNED), local(tmp_path))
+    names = list(tuned)
+    assert sorted(names) == sorted([*STAGES, "Tuner"])
+    assert names.index("Transform") < names.index("Tuner") < names.index("Trainer")
+    assert set(tuned["Tuner"].upstream_nodes) == {"NiftiExampleGen", "CuratedSchema", "Transform"}
+    assert set(tuned["Trainer"].upstream_nodes) == {"NiftiExampleGen", "CuratedSchema", "Transform", "Tuner"}
+    (channel,) = tuned["Trainer"].inputs.inputs["hyperparameters"].channels
+    assert (channel.producer_node_query.id, channel.output_key) == ("Tuner", "best_hyperparameters")
+    assert tuned["Tuner"].execution_options.caching_options.enable_cache
+    # Off, the graph knows nothing of it.
+    assert "hyperparameters" not in stages["Trainer"].inputs.inputs
+    assert "tuner" not in parameters(stages["Trainer"])["custom_config"]
+
+
+def test_a_search_that_is_off_reruns_nothing(tmp_path: Path) -> None:
+    base = nodes(load_config("demo"), local(tmp_path))
+    assert changed(base, nodes(load_config("demo", ["tuner.trials=3", "tuner.seed=9"]), local(tmp_path))) == set()
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ("tuner.trials=13", {"Tuner", "Trainer"}),
+        ("tuner.max_minutes=5", {"Tuner", "Trainer"}),
+        ("tuner.space.miss_weight=null", {"Tuner", "Trainer"}),
+        ("network.depth=3", {"Tuner", "Trainer"}),
+        ("postprocess.threshold=0.4", {"Tuner", "Trainer"}),
+        ("inference.mirror=true", {"Trainer"}),
+        ("output.model_name=other", {"Trainer"}),
+        ("gate.min_mean_dice=0.9", {"Evaluator"}),
+    ],
+)
+def test_a_setting_reruns_the_search_that_it_concerns(tmp_path: Path, setting: str, wanted: set[str]) -> None:
+    base = nodes(load_config("demo", TUNED), local(tmp_path))
+    found = changed(base, nodes(load_config("demo", [*TUNED, setting]), local(tmp_path)))
+    assert found - {"ServedModel", "Pusher", "DataValidator", "DataGate"} == wanted
+
+
+def test_other_code_reruns_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("demo", TUNED)
+    base = nodes(config, local(tmp_path))
+    real = create_pipeline.__globals__["code_version"]
+    for part in ("tuner", "trainer", "transform", "imaging", "schema"):
+        with monkeypatch.context() as patch:
+            patch.setitem(
+                create_pipeline.__globals__,
+                "code_version",
+                lambda *parts, part=part: real(*parts) + ("changed" if part in parts else ""),
+            )
+            assert "Tuner" in changed(base, nodes(config, local(tmp_path))), part
+
+
 def test_statistics_leave_the_pixels_out(stages: dict[str, Any]) -> None:
     options = json.loads(
         stages["StatisticsGen"].parameters.parameters["stats_options_json"].field_value.string_value
@@ -194,8 +250,10 @@ def test_transform_makes_no_second_copy_of_the_images(stages: dict[str, Any]) ->
     assert found["disable_statistics"].field_value.int_value == 1
 
 
-@pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_config_compiles_for_kubeflow(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, []) for name in shipped_configs()), ("demo", TUNED)]
+)
+def test_every_shipped_config_compiles_for_kubeflow(name: str, settings: list[str], tmp_path: Path) -> None:
     runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
         config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
             default_image="ich:1", use_pipeline_spec_2_1=True
@@ -203,10 +261,11 @@ def test_every_shipped_config_compiles_for_kubeflow(name: str, tmp_path: Path) -
         output_dir=str(tmp_path),
         output_filename="pipeline.yaml",
     )
-    runner.run(create_pipeline(load_config(name), REMOTE))
+    runner.run(create_pipeline(load_config(name, settings), REMOTE))
     spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
     tasks = spec["root"]["dag"]["tasks"]
-    assert sorted(tasks) == sorted(STAGES)
+    assert sorted(tasks) == sorted([*STAGES, *(["Tuner"] if settings else [])])
+    assert ("Tuner" in tasks["Trainer"]["dependentTasks"]) == bool(settings)
     assert "DataGate" in tasks["Transform"]["dependentTasks"]
     assert "DataReporter" in tasks["DataGate"]["dependentTasks"]
     executors = spec["deploymentSpec"]["executors"]

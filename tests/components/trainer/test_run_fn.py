@@ -40,7 +40,10 @@ class Lines(Silent):
         self.lines.append(line)
 
 
-def arguments(cohort: dict[str, list[str]], transform: str, folder: Path, config: dict[str, Any]) -> Any:
+def arguments(
+    cohort: dict[str, list[str]], transform: str, folder: Path, config: dict[str, Any],
+    hyperparameters: dict[str, Any] | None = None,
+) -> Any:
     """What TFX hands to run_fn."""
     patterns = {split: [str(Path(shards[0]).parent / "*")] for split, shards in cohort.items()}
     return SimpleNamespace(
@@ -49,6 +52,7 @@ def arguments(cohort: dict[str, list[str]], transform: str, folder: Path, config
         transform_graph_path=transform,
         serving_model_dir=str(folder / "model" / "Format-Serving"),
         model_run_dir=str(folder / "model_run"),
+        hyperparameters=hyperparameters,
         custom_config={
             CONFIG_KEY: json.dumps(config),
             "work_dir": str(folder / "work"),
@@ -85,6 +89,7 @@ def test_a_run_trains_exports_and_is_not_repeated(
     assert list((tmp_path / "model_run").glob("events.*"))
     contract = read_contract(tmp_path / "model" / "Format-Serving")
     assert contract.config_fingerprint == "c0ffee"
+    assert contract.hyperparameters == {}
     assert contract.grid_size == 32
     assert contract.metrics["val_dice"] == tuned
     assert contract.tuning == tuning
@@ -96,6 +101,25 @@ def test_a_run_trains_exports_and_is_not_repeated(
     run_fn(args, again)
     assert any("already trained" in line for line in again.lines)
     assert not any("slices/s" in line for line in again.lines)
+
+
+def test_what_a_search_chose_goes_before_the_configuration(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=1)
+    values = {"base_filters": 4, "learning_rate": 2e-3}
+    tuned = {"space": [], "values": {**values, "tuner/epochs": 3}}
+    lines = Lines()
+    run_fn(arguments(cohort, transform_output(config), tmp_path, config, tuned), lines)
+    assert lines.lines[0] == "with the hyperparameters that the search chose: learning_rate 0.002, base_filters 4"
+    contract = read_contract(tmp_path / "model" / "Format-Serving")
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert contract.hyperparameters == history["hyperparameters"] == values
+    # It trained so: the first weights are the stem's, and the rate stays below the one chosen.
+    (checkpoint,) = (tmp_path / "work").glob("*/state.npz")
+    with np.load(checkpoint) as arrays:
+        assert arrays["variable0"].shape == (4, 4, 3, 4)
+    assert 0 < history["epochs"][0]["learning_rate"] < 2e-3
 
 
 def test_no_lesion_in_training_is_refused_with_the_counts(
