@@ -143,7 +143,7 @@ class Search(keras_tuner.Tuner):
         assert result.val_dice is not None
         self._progress.say(
             f"{line}  val Dice {result.val_dice:.4f}{'*' if result.val_dice == self._best() else ' '} "
-            f"{result.epochs} epochs  {self._minutes[trial.trial_id]:.1f} min"
+            f"{result.epochs} epoch{'s' if result.epochs > 1 else ' '}  {self._minutes[trial.trial_id]:.1f} min"
         )
         return {OBJECTIVE: result.val_dice}
 

@@ -47,7 +47,7 @@ def tuner_fn(fn_args: Any, progress: Progress | None = None) -> TunerFnResult:
     trials = Trials(config, train, val, tft.TFTransformOutput(fn_args.transform_graph_path), folder)
     first = configured(config)
     progress.say(
-        f"up to {section['trials']} trials of {section['epochs']} epochs, {section['algorithm']}, "
+        f"{section['algorithm']} search, up to {section['trials']} trials, epochs of a trial: {section['epochs']}; "
         + (f"beginning with what is configured: {describe(first)}" if first else "what is configured not among them")
     )
 
