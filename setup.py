@@ -39,6 +39,7 @@ DEVELOPMENT = [
     "types-PyYAML",
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
+    "scikit-learn>=1.4,<2",
 ]
 
 setup(

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tensorflow_model_analysis.extractors import (
     unbatch_extractor,
 )
 
+from components.imaging.calibration import COUNTS, calibration_counts
 from components.imaging.postprocess import near_lesion, own_hu, quantise, relevant
 from schema import features as f
 from serving.contract import Contract
@@ -61,18 +63,25 @@ def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_c
 def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[str, Any]:
     """Packs the probabilities of a batch and drops every feature that no metric needs.
 
+    How probabilities agree with the mask on the model grid is counted before, while all of them are there.
+
     Args:
         extracts: A batch; predictions are (n, size, size) by model, or alone for a single model.
         contracts: The models' contracts by name; the single model's under the empty name.
     """
     predictions = extracts[tfma.PREDICTIONS_KEY]
     by_model = predictions if set(contracts) != {""} else {"": predictions}
+    masks = np.asarray(extracts[tfma.FEATURES_KEY][f.MASK], dtype=object).ravel()
     packed = {}
     for name, contract in contracts.items():
         values = by_model[name]
         if isinstance(values, dict):
             values = values["probability"]
         quantised = quantise(np.asarray(values))
+        counts = [
+            calibration_counts(plane.ravel(), np.frombuffer(mask, np.uint8))
+            for plane, mask in zip(quantised, masks, strict=True)
+        ]
         near = near_lesion(quantised, contract.postprocess["threshold"])
         planes = relevant(quantised, near)
         hu: Sequence[np.ndarray | None] = [None] * len(planes)
@@ -80,7 +89,10 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
             images = np.asarray(extracts[tfma.FEATURES_KEY][f.IMAGE], dtype=object).ravel()
             whole = np.stack([own_hu(image, contract.grid_size, contract.context_slices) for image in images])
             hu = list(relevant(whole, near))
-        slices = [pack_prediction(plane, contract, below) for plane, below in zip(planes, hu, strict=True)]
+        slices = [
+            pack_prediction(plane, contract, counted, below)
+            for plane, counted, below in zip(planes, counts, hu, strict=True)
+        ]
         packed[name] = np.array(slices, dtype=object)
     return {
         tfma.FEATURES_KEY: {name: extracts[tfma.FEATURES_KEY][name] for name in KEPT_FEATURES},
@@ -88,12 +100,15 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
     }
 
 
-def pack_prediction(quantised: np.ndarray, contract: Contract, hu: np.ndarray | None = None) -> bytes:
-    """What is needed of a slice to outline it later.
+def pack_prediction(
+    quantised: np.ndarray, contract: Contract, counts: np.ndarray, hu: np.ndarray | None = None
+) -> bytes:
+    """What is needed of a slice to outline it later, and to measure its model's calibration.
 
     Args:
         quantised: Quantised probabilities, uint8 of shape (size, size).
         contract: Of the model that made them; says how to post-process.
+        counts: `calibration_counts` of the slice.
         hu: HU on the model grid, int16 of the same shape, where the post-processing looks at them.
     """
     header = json.dumps(
@@ -103,17 +118,38 @@ def pack_prediction(quantised: np.ndarray, contract: Contract, hu: np.ndarray | 
             "postprocess": contract.postprocess,
         }
     ).encode()
-    pixels = quantised.tobytes() + (b"" if hu is None else hu.astype("<i2").tobytes())
-    return struct.pack("<H", len(header)) + header + zlib.compress(pixels, 1)
+    content = counts.astype("<i8").tobytes() + quantised.tobytes()
+    content += b"" if hu is None else hu.astype("<i2").tobytes()
+    return struct.pack("<H", len(header)) + header + zlib.compress(content, 1)
 
 
-def unpack_prediction(data: bytes) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """The inverse of `pack_prediction`: uint8 and, where they were packed, int16 of shape (size, size); the header."""
+@dataclass(frozen=True)
+class Unpacked:
+    """A slice as `pack_prediction` took it.
+
+    Attributes:
+        pixels: Quantised probabilities, uint8 of shape (size, size).
+        hu: HU, int16 of the same shape, or None.
+        counts: `calibration_counts`, int64.
+        header: `grid_size`, `grid_spacing_mm` and `postprocess`.
+    """
+
+    pixels: np.ndarray
+    hu: np.ndarray | None
+    counts: np.ndarray
+    header: dict[str, Any]
+
+
+def unpack_prediction(data: bytes) -> Unpacked:
+    """The inverse of `pack_prediction`."""
     (length,) = struct.unpack_from("<H", data)
     header: dict[str, Any] = json.loads(data[2 : 2 + length])
     content = zlib.decompress(data[2 + length :])
-    size = header["grid_size"]
-    pixels = np.frombuffer(content, np.uint8, size * size).reshape(size, size)
-    if len(content) == size * size:
-        return pixels, None, header
-    return pixels, np.frombuffer(content, "<i2", size * size, size * size).reshape(size, size), header
+    size, start = header["grid_size"], 8 * COUNTS
+    end = start + size * size
+    return Unpacked(
+        pixels=np.frombuffer(content, np.uint8, size * size, start).reshape(size, size),
+        hu=np.frombuffer(content, "<i2", size * size, end).reshape(size, size) if len(content) > end else None,
+        counts=np.frombuffer(content, "<i8", COUNTS),
+        header=header,
+    )

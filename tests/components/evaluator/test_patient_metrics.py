@@ -14,7 +14,8 @@ from tensorflow_model_analysis.metrics import metric_types
 
 from components.evaluator.component import eval_config
 from components.evaluator.extractors import KEPT_FEATURES, compact, pack_prediction, unpack_prediction
-from components.evaluator.patient_metrics import KEYS, MEANS, _PatientCombiner, scan_values
+from components.evaluator.patient_metrics import CALIBRATION, KEYS, MEANS, _PatientCombiner, scan_values
+from components.imaging.calibration import COUNTS, calibration_counts
 from components.imaging.postprocess import Postprocess, near_lesion, quantise
 from schema import features as f
 from tests.cases import Sample, cuboid
@@ -35,27 +36,34 @@ def extracts(sample: Sample, order: list[int]) -> tuple[dict[str, Any], np.ndarr
         features[name] = np.array(rows, dtype=object if isinstance(rows[0][0], bytes) else None)
     network, made = Arithmetic(), contract()
     planes = quantise(network.numpy(sample.scan().examples(0)))
-    return features, np.array([pack_prediction(planes[index], made) for index in order], dtype=object)
+    masks = [np.frombuffer(example[f.MASK].bytes_list.value[0], np.uint8) for example in examples]
+    packed = [
+        pack_prediction(planes[index], made, calibration_counts(planes[index].ravel(), masks[index]))
+        for index in order
+    ]
+    return features, np.array(packed, dtype=object)
 
 
 def test_packing_keeps_every_pixel_and_the_post_processing() -> None:
     plane = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
     made = contract(threshold=0.3, min_component_ml=0.5)
-    pixels, hu, header = unpack_prediction(pack_prediction(plane, made))
-    np.testing.assert_array_equal(pixels, plane)
-    assert hu is None
-    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess}
-    assert Postprocess.from_dict(header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
+    counts = np.arange(COUNTS) * 10**12
+    found = unpack_prediction(pack_prediction(plane, made, counts))
+    np.testing.assert_array_equal(found.pixels, plane)
+    np.testing.assert_array_equal(found.counts, counts)
+    assert found.hu is None
+    assert found.header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess}
+    assert Postprocess.from_dict(found.header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
 
 
 def test_packing_keeps_hu_beside_the_probabilities() -> None:
     rng = np.random.default_rng(2)
     plane = rng.integers(0, 256, (32, 32)).astype(np.uint8)
     below = rng.integers(-1024, 3072, (32, 32)).astype("<i2")
-    pixels, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), below))
-    np.testing.assert_array_equal(pixels, plane)
-    assert hu is not None
-    np.testing.assert_array_equal(hu, below)
+    found = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), np.zeros(COUNTS, int), below))
+    np.testing.assert_array_equal(found.pixels, plane)
+    assert found.hu is not None
+    np.testing.assert_array_equal(found.hu, below)
 
 
 @pytest.mark.parametrize("context", [0, 1])
@@ -64,7 +72,9 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     sample = Sample("a", BLOOD)
     scan = sample.scan()
     images = np.array([[part.tobytes()] for part in scan.examples(context)], dtype=object)
-    features: dict[str, Any] = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}
+    masks = np.random.default_rng(7).integers(0, 256, (len(images), 32 * 32)).astype(np.uint8)
+    bytes_of_masks = np.array([[mask.tobytes()] for mask in masks], dtype=object)
+    features: dict[str, Any] = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images, f.MASK: bytes_of_masks}
     batch = {"features": features, "predictions": Arithmetic().numpy(scan.examples(0))}
     with_hu = contract(context_slices=context, hu_range=[20, 110])
     found = compact(batch, {"": with_hu})
@@ -73,22 +83,25 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     near = near_lesion(quantised, 0.5)
     assert 0 < near.mean() < 0.1
     for index, data in enumerate(found["predictions"]):
-        pixels, hu, _ = unpack_prediction(data)
-        assert hu is not None
-        np.testing.assert_array_equal(pixels, np.where(near[index], quantised[index], 0))
-        np.testing.assert_array_equal(hu, np.where(near[index], scan.hu[index], 0))
+        kept = unpack_prediction(data)
+        assert kept.hu is not None
+        np.testing.assert_array_equal(kept.pixels, np.where(near[index], quantised[index], 0))
+        np.testing.assert_array_equal(kept.hu, np.where(near[index], scan.hu[index], 0))
+        # Counted of all pixels, also of those that are not kept.
+        np.testing.assert_array_equal(kept.counts, calibration_counts(quantised[index].ravel(), masks[index]))
+        assert kept.counts[:10].sum() > near[index].sum()
     both = compact(
         {**batch, "predictions": {"new": batch["predictions"], "old": batch["predictions"]}},
         {"new": contract(context_slices=context), "old": with_hu},
     )
     assert both["predictions"]["old"].tolist() == found["predictions"].tolist()
-    assert all(unpack_prediction(data)[1] is None for data in both["predictions"]["new"])
+    assert all(unpack_prediction(data).hu is None for data in both["predictions"]["new"])
 
 
 def test_a_packed_slice_is_small() -> None:
     sample = Sample("a", BLOOD)
     _, packed = extracts(sample, list(range(5)))
-    assert max(map(len, packed)) < 400  # 4096 bytes of float32 pixels
+    assert max(map(len, packed)) < 500  # 4096 bytes of float32 pixels
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -98,6 +111,7 @@ def test_slices_may_come_in_any_order(seed: int) -> None:
     wanted = scan_values(*extracts(sample, order))
     random.Random(seed).shuffle(order)
     found = scan_values(*extracts(sample, order))
+    assert found.pop("counts").tolist() == wanted.pop("counts").tolist()
     assert found == wanted
     assert found["patient"] == "patient"
     assert 0 < found["values"][0] < 1
@@ -110,17 +124,18 @@ def test_a_scan_with_missing_or_repeated_slices_is_an_error(order: list[int]) ->
 
 
 def combiner() -> _PatientCombiner:
-    return _PatientCombiner({name: metric_types.MetricKey(name=name) for name in KEYS})
+    return _PatientCombiner({name: metric_types.MetricKey(name=name) for name in (*KEYS, CALIBRATION)})
 
 
 def scan(patient: str, dice: float, alarms: float = 0.0) -> dict[str, Any]:
     """What `scan_values` returns, with two measures of interest."""
     values = dict.fromkeys(MEANS, 0.0) | {"dice": dice, "false_positive_components": alarms}
-    return {"patient": patient, "values": tuple(values[name] for name in MEANS)}
+    counts = np.arange(COUNTS) + len(patient)
+    return {"patient": patient, "values": tuple(values[name] for name in MEANS), "counts": counts}
 
 
-def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
-    """The result over scans that arrive in groups."""
+def combined(groups: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """The result over scans that arrive in groups; counts as a list."""
     made = combiner()
     accumulators = []
     for group in groups:
@@ -128,7 +143,8 @@ def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
         for element in group:
             accumulator = made.add_input(accumulator, element)
         accumulators.append(accumulator)
-    return {key.name: value for key, value in made.extract_output(made.merge_accumulators(accumulators)).items()}
+    found = {key.name: value for key, value in made.extract_output(made.merge_accumulators(accumulators)).items()}
+    return {**found, CALIBRATION: found[CALIBRATION].tolist()}
 
 
 def test_scans_are_averaged_within_a_patient_first() -> None:
@@ -137,6 +153,11 @@ def test_scans_are_averaged_within_a_patient_first() -> None:
     assert found["patient_dice_sd"] == pytest.approx(np.std([0.4, 0.9], ddof=1))
     assert found["false_positive_components"] == pytest.approx((2 + 1) / 2)
     assert (found["patients"], found["scans"]) == (2, 3)
+
+
+def test_counts_of_the_calibration_are_added_up_over_all_scans() -> None:
+    found = combined([[scan("a", 0.2), scan("b", 0.9)], [], [scan("a", 0.6)]])
+    assert found[CALIBRATION] == [3.0 * (place + 1) for place in range(COUNTS)]
 
 
 def test_the_order_of_arrival_leaves_no_trace() -> None:
@@ -153,7 +174,8 @@ def test_a_single_patient_has_no_deviation() -> None:
 
 def test_no_scan_at_all_is_not_a_number_and_fails_every_bound() -> None:
     found = combined([[]])
-    assert set(found) == set(KEYS)
+    assert set(found) == {*KEYS, CALIBRATION}
+    assert found.pop(CALIBRATION) == [0.0] * COUNTS
     assert all(np.isnan(value) for value in found.values())
 
 
