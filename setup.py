@@ -56,6 +56,9 @@ setup(
     package_data={
         "pipeline": ["configs/*.yaml", "templates/*.html"],
         "components.data_report": ["*.j2", "*.css"],
+        "components.pages": ["*.css"],
+        "components.pusher": ["*.j2"],
+        "components.run_report": ["*.j2", "*.css"],
         "schema": ["*.pbtxt"],
     },
     install_requires=PIPELINE + IMAGING + INTERFACE + REPORT,

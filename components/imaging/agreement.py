@@ -12,9 +12,9 @@ NORMAL_95 = 1.96
 """Bland and Altman's limits hold 95 % of normally distributed differences."""
 
 DEFINITION = (
-    "predicted less true volume, one value a patient (scans averaged); bias: their mean; limits of agreement: bias "
-    "-+ 1.96 standard deviations (n - 1); 95 % intervals by Student's t, the limits' with sqrt(3 / n) standard "
-    "deviations as standard error (Bland and Altman 1986)"
+    "predicted less true volume; bias: its mean; limits of agreement: 1.96 standard deviations (n - 1) below and above "
+    "it; 95 % intervals by Student's t, the limits' with sqrt(3 / n) "
+    "standard deviations as standard error (Bland and Altman 1986)"
 )
 
 
@@ -68,10 +68,10 @@ def bland_altman(first: Sequence[float], second: Sequence[float]) -> Agreement:
     bias = float(differences.mean())
     if n == 1:
         return Agreement(1, bias)
-    from scipy import stats  # slow, and few need it
+    from scipy.special import stdtrit  # a third of a second that few need
 
     sd = float(differences.std(ddof=1))
-    quantile = float(stats.t.ppf(0.975, n - 1))
+    quantile = float(stdtrit(n - 1, 0.975))
     margin = quantile * sd / math.sqrt(n)
     return Agreement(
         n=n,
