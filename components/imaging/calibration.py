@@ -26,7 +26,8 @@ DEFINITION = (
     f"pixels of the model grid, pooled over all slices; of those with a probability of at least {LEAST_STEP}/{LEVELS} "
     "(0.01) or with any lesion, the others being air and healthy tissue without a doubt: truth is the share of a pixel "
     "that lesion covers; brier: mean squared difference of probability and truth (Brier 1950); ece: mean over the "
-    "pixels of |mean probability - true share| of their bin (Naeini 2015); brier_all_pixels: over every pixel"
+    "pixels of |mean probability - true share| of their bin (Naeini 2015); what was wholly missed is in the lowest bin "
+    "and what was rightly passed over is not, so its share of lesion is high; brier_all_pixels: over every pixel"
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,8 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,  # it is no HTML
     )  # fmt: skip
-    made.filters |= {"fixed": _fixed, "short": _short, "cell": _cell, "sentence": sentence}
+    filters: dict[str, Callable[..., str]] = {"fixed": _fixed, "short": _short, "cell": _cell, "sentence": sentence}
+    made.filters |= filters
     return made.get_template("model_card.md.j2").render(card, titles=TITLES, slice_titles=SLICES, split_names=SPLITS)
 
 

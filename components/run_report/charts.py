@@ -21,8 +21,7 @@ _NAMED_PATIENTS = 45
 
 def _dot(axes: Axes, x: float, y: float, colour: str, points: float = 2.6, *, hollow: bool = False) -> None:
     """A circle of so many points radius; a marker of matplotlib would be a definition that needs an id."""
-    figure = axes.figure
-    place = figure.dpi_scale_trans + ScaledTranslation(x, y, axes.transData)  # type: ignore[union-attr]
+    place = axes.figure.dpi_scale_trans + ScaledTranslation(x, y, axes.transData)  # type: ignore[arg-type]
     axes.add_patch(
         Circle(
             (0, 0), points / 72, transform=place, edgecolor=colour, linewidth=1.1,

@@ -66,7 +66,8 @@ def test_the_card_of_a_pushed_model_is_named_where_it_has_one(tmp_path: Path) ->
     card = tmp_path / "assets.extra" / "model_card.md"
     card.touch()
     assert lines(PUSHED, tmp_path)[1:3] == [f"pushed:     {tmp_path}", f"model card: {card}"]
-    assert not any(line.startswith("model card") for line in lines(REFUSED, tmp_path, failures=refusal({"min_mean_dice": 0.6})))
+    refused = lines(REFUSED, tmp_path, failures=refusal({"min_mean_dice": 0.6}))
+    assert not any(line.startswith("model card") for line in refused)
 
 
 def test_the_model_in_service_is_named_where_it_was_measured() -> None:
