@@ -54,6 +54,7 @@ def main() -> None:
 @click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
 @click.option("-o", "--output", type=_FOLDER, help="Output folder; default: output.root of the config.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
+@click.option("--folds", type=int, metavar="K", help="Cross-validate: short for --set training.folds=K.")
 @click.option("--force", is_flag=True, help="Run although nothing changed since the last run.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TFX, Beam and TensorFlow print.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, last.")
@@ -63,6 +64,7 @@ def run(
     data: Path | None,
     output: Path | None,
     settings: tuple[str, ...],
+    folds: int | None,
     force: bool,
     verbose: bool,
     as_json: bool,
@@ -74,7 +76,7 @@ def run(
     """
     from pipeline.config import load_config
 
-    config = load_config(config_source, settings)
+    config = load_config(config_source, settings, training={"folds": folds})
     data = data or (Path(config.data.root) if config.data.root else None)
     output = output or (Path(config.output.root) if config.output.root else None)
     if data is None:

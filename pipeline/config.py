@@ -37,6 +37,9 @@ def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
 
 
+MAX_TOKENS = 4096
+"""Positions among which the bottleneck may attend: each head keeps the square of it, 64 MiB in float32."""
+
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -250,6 +253,24 @@ class NetworkConfig(Section):
         2, description="2: the first level works at half the resolution (four times faster), 1: a classical U-Net"
     )
     decoder_convolutions: int = Field(1, ge=1, le=4, description="convolutions of each block on the way up")
+    deep_supervision: bool = Field(False, description="train the coarser levels of the way up against the mask too")
+    bottleneck: Literal["plain", "large_kernel", "attention"] = Field(
+        "plain", description="long-range context at the lowest resolution: none, depthwise 7 x 7, or self-attention"
+    )
+
+    @property
+    def levels(self) -> int:
+        """Levels of the way up; what is below them is the bottleneck."""
+        return self.depth - (self.stem_stride == 2)
+
+    @model_validator(mode="after")
+    def _something_to_supervise(self) -> NetworkConfig:
+        if self.deep_supervision and self.levels < 2:
+            raise ValueError(
+                f"deep_supervision: found {self.levels} levels on the way up, wanted 2 or more; raise depth or set "
+                "deep_supervision to false"
+            )
+        return self
 
 
 class AugmentConfig(Section):
@@ -271,6 +292,9 @@ class AugmentConfig(Section):
 class TrainingConfig(Section):
     """How the network is fitted."""
 
+    folds: int = Field(
+        1, ge=1, le=10, description="2 or more: networks, each validated on its fold of train and val; exported: mean"
+    )
     epochs: Positive = 30
     steps_per_epoch: Positive | None = Field(None, description="default: one pass over the balanced slices")
     batch_size: Positive = 8
@@ -291,10 +315,18 @@ class TrainingConfig(Section):
     lesion_fraction: Fraction = Field(
         0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
     )
+    patient_balance: Fraction = Field(
+        0.0, description="0: each slice with lesion is drawn equally often; 1: as many of one patient as of another"
+    )
     min_lesion_cm2: float = Field(0.0, ge=0, description="slices with less lesion than this, but some, are left out")
     patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
-    max_minutes: float | None = Field(None, gt=0, description="stop, validate and keep the best after so long")
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop, validate and keep the best after so long; all folds together"
+    )
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="minutes between checkpoints within an epoch; there is one at its end anyway"
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="auto: bfloat16 where the machine has it, else float32"
     )
@@ -470,6 +502,12 @@ class Config(Section):
             )
         if self.grid.size // factor < 2:
             raise ValueError(f"network.depth: found {self.network.depth}, too deep for grid.size {self.grid.size}")
+        tokens = (self.grid.size // factor) ** 2
+        if self.network.bottleneck == "attention" and tokens > MAX_TOKENS:
+            raise ValueError(
+                f"network.bottleneck: attention among {tokens} positions takes too much memory, wanted at most "
+                f"{MAX_TOKENS}; raise network.depth (now {self.network.depth}) or take large_kernel"
+            )
         return self
 
     @property

@@ -22,7 +22,9 @@ class State:
 
     Attributes:
         epochs: Epochs done.
-        steps: Steps done.
+        steps: Steps done, those of the epoch under way too.
+        epoch_steps: Steps done of the epoch under way.
+        epoch_losses: Their losses.
         minutes: Time spent so far, over all restarts.
         best_dice: Best validation Dice; None before the first validation.
         best_epoch: Epochs done when it was reached.
@@ -33,6 +35,8 @@ class State:
 
     epochs: int = 0
     steps: int = 0
+    epoch_steps: int = 0
+    epoch_losses: list[float] = field(default_factory=list)
     minutes: float = 0.0
     best_dice: float | None = None
     best_epoch: int = 0

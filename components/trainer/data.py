@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from components.imaging.errors import UsageError
 from components.trainer.augment import augment, channel_sensitivity
+from components.trainer.folds import PatientSlices
 from schema import features as f
 
 SHUFFLE_BYTES = 64 * 1024 * 1024
@@ -64,34 +65,81 @@ def read_records(shards: Sequence[str] | tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(shards, compression_type="GZIP", buffer_size=READ_BUFFER_BYTES)
 
 
-def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0) -> Counts:
-    """Counts slices with and without lesion in one pass that looks at nothing else.
+def count_patients(
+    shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0
+) -> dict[str, PatientSlices]:
+    """Counts each patient's slices in one pass that looks at nothing but a few scalars.
 
     Args:
         shards: TFRecord files.
         tft_output: The Transform output, for the schema.
         min_lesion_cm2: Slices that hold less lesion, but some, are left out.
 
-    Raises:
-        UsageError: No slice, or none with lesion.
+    Returns:
+        The counts by patient id.
     """
-    spec = raw_spec(tft_output, LESION_FEATURES)
-    slices = lesion = 0
+    spec = raw_spec(tft_output, (*LESION_FEATURES, f.PATIENT_ID, f.LESION_VOLUME_ML))
+    found: dict[str, PatientSlices] = {}
     records = tf.data.Dataset.from_tensor_slices(list(shards)).interleave(
         read_records, cycle_length=THREADS, num_parallel_calls=THREADS, deterministic=True
     )
     for batch in records.batch(64).prefetch(1):
-        parsed = tf.io.parse_example(batch, spec)
-        bleeding = parsed[f.LESION_PIXELS].numpy() > 0
-        large = bleeding & (parsed[f.LESION_AREA_CM2].numpy() >= min_lesion_cm2)
-        slices += int((large | ~bleeding).sum())
-        lesion += int(large.sum())
+        parsed = {name: tensor.numpy().reshape(-1) for name, tensor in tf.io.parse_example(batch, spec).items()}
+        bleeding = parsed[f.LESION_PIXELS] > 0
+        large = bleeding & (parsed[f.LESION_AREA_CM2] >= min_lesion_cm2)
+        for index, patient in enumerate(parsed[f.PATIENT_ID]):
+            before = found.get(patient.decode(), PatientSlices(0, 0, 0.0))
+            found[patient.decode()] = PatientSlices(
+                before.slices + int(large[index] or not bleeding[index]),
+                before.lesion + int(large[index]),
+                max(before.volume_ml, float(parsed[f.LESION_VOLUME_ML][index])),
+            )
+    return found
+
+
+def total(patients: Mapping[str, PatientSlices], shards: int) -> Counts:
+    """The slices of some patients together.
+
+    Args:
+        patients: From `count_patients`.
+        shards: Number of files that they were counted in.
+
+    Raises:
+        UsageError: No slice, or none with lesion.
+    """
+    slices = sum(found.slices for found in patients.values())
+    lesion = sum(found.lesion for found in patients.values())
     if lesion == 0:
         raise UsageError(
-            f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {len(shards)} shards; "
+            f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {shards} shards; "
             "check data.mask, data.lesion_labels, training.min_lesion_cm2 and the splits"
         )
     return Counts(slices, lesion)
+
+
+def count_slices(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0) -> Counts:
+    """The `total` of `count_patients`.
+
+    Raises:
+        UsageError: No slice, or none with lesion.
+    """
+    return total(count_patients(shards, tft_output, min_lesion_cm2), len(shards))
+
+
+def lesion_draws(patients: Mapping[str, PatientSlices], balance: float) -> dict[str, float]:
+    """How often a pass draws each slice with lesion of a patient, on average.
+
+    In proportion to one over the number of the patient's slices with lesion to the power of `balance`, and so that a
+    pass draws as many slices with lesion as there are.
+
+    Args:
+        patients: From `count_patients`, of whom some have lesion.
+        balance: 0 draws every slice equally often, 1 as many of one patient as of another.
+    """
+    weights = {patient: max(found.lesion, 1) ** -balance for patient, found in patients.items()}
+    wanted = sum(found.lesion for found in patients.values())
+    scale = wanted / sum(found.lesion * weights[patient] for patient, found in patients.items())
+    return {patient: weight * scale for patient, weight in weights.items()}
 
 
 def steps_per_epoch(counts: Counts, training: Mapping[str, Any]) -> int:
@@ -107,20 +155,25 @@ def train_dataset(
     counts: Counts,
     *,
     first_epoch: int = 0,
+    first_step: int = 0,
     steps: int | None = None,
+    draws: Mapping[str, float] | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, epoch after epoch.
 
-    What an epoch holds depends on the seed and the epoch's number alone, so a training that is taken up again at
-    epoch n sees what it would have seen.
+    What a batch holds depends on the seed and the numbers of epoch and step alone, so a training that is taken up
+    again at epoch n and step m sees what it would have seen. To get to step m, slices are read but not decoded.
 
     Args:
         shards: TFRecord files of the training split.
         tft_output: The Transform output.
         config: The sections grid, windows and training.
-        counts: Slices in the shards.
-        first_epoch: Number of the epoch to begin with.
+        counts: Slices that may be drawn.
+        first_epoch: Number of the epoch to begin with, from 0.
+        first_step: Batches of that epoch to pass over.
         steps: Batches of an epoch; by default `steps_per_epoch`.
+        draws: By patient, how often a pass draws each slice with lesion, on average, as `lesion_draws` has it;
+            patients who are not in it are left out. By default each slice of everyone once.
 
     Returns:
         Pairs of float32 (batch, size, size, channels) and (batch, size, size, 1).
@@ -129,13 +182,38 @@ def train_dataset(
     steps = steps or steps_per_epoch(counts, training)
     keep = counts.kept_share(training["lesion_fraction"])
     epochs = tf.data.Dataset.counter(first_epoch)
-    records = epochs.flat_map(lambda epoch: _epoch(shards, tft_output, config, keep, epoch).take(steps))
+
+    def whole_epoch(number: tf.Tensor) -> tf.data.Dataset:
+        serialised = _epoch(shards, tft_output, config, keep, draws, number).take(steps)
+        return serialised.skip(tf.where(number == first_epoch, tf.cast(first_step, tf.int64), 0))
+
+    records = epochs.flat_map(whole_epoch)
     batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
     return batches.prefetch(PREFETCHED_BATCHES).with_options(_options())
 
 
+def of_patients(records: tf.data.Dataset, tft_output: Any, patients: Collection[str]) -> tf.data.Dataset:
+    """Those of some serialised examples that are of these patients; of each no more than the id is read."""
+    value_of = _by_patient(tft_output, dict.fromkeys(patients, 1.0))
+    return records.filter(lambda record: value_of(record) > 0)
+
+
+def _by_patient(tft_output: Any, values: Mapping[str, float]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a serialised example to its patient's value, a float32 scalar; 0 for any other patient."""
+    spec = raw_spec(tft_output, [f.PATIENT_ID])
+    ids = tf.constant(sorted(values), tf.string)
+    numbers = tf.constant([values[patient] for patient in sorted(values)], tf.float32)
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(ids, numbers), 0.0)
+    return lambda record: tf.reshape(table.lookup(tf.io.parse_single_example(record, spec)[f.PATIENT_ID]), [])
+
+
 def _epoch(
-    shards: Sequence[str], tft_output: Any, config: Mapping[str, Any], keep: float, epoch: tf.Tensor
+    shards: Sequence[str],
+    tft_output: Any,
+    config: Mapping[str, Any],
+    keep: float,
+    draws: Mapping[str, float] | None,
+    epoch: tf.Tensor,
 ) -> tf.data.Dataset:
     """Endless batches of serialised examples, each with a seed; passes are dealt anew until enough is drawn."""
     training = config["training"]
@@ -150,9 +228,17 @@ def _epoch(
         records = files.interleave(
             read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
         )
+        if draws is not None:
+            records = of_patients(records, tft_output, draws)
         least = training["min_lesion_cm2"]
-        if keep < 1 or least:
-            records = records.enumerate().filter(_balanced(tft_output, keep, least, _fold(key, 1)))
+        if draws is not None and set(draws.values()) != {1.0}:
+            copies = _copies(tft_output, keep, least, _by_patient(tft_output, draws), _fold(key, 1))
+            records = records.enumerate().flat_map(
+                lambda index, record: tf.data.Dataset.from_tensors(record).repeat(copies(index, record))
+            )
+        elif keep < 1 or least:
+            copies = _copies(tft_output, keep, least, lambda record: tf.constant(1.0), _fold(key, 1))
+            records = records.enumerate().filter(lambda index, record: copies(index, record) > 0)
             records = records.map(lambda _, record: record)
         return records.shuffle(buffer, seed=_scalar(key, 2))
 
@@ -161,18 +247,25 @@ def _epoch(
     return batches.enumerate().map(lambda step, batch: (batch, _fold(draws, step)))
 
 
-def _balanced(tft_output: Any, keep: float, min_lesion_cm2: float, seed: tf.Tensor) -> Any:
-    """A predicate that keeps slices with enough lesion and a random share of those without any."""
+def _copies(
+    tft_output: Any, keep: float, min_lesion_cm2: float, draws: Callable[[tf.Tensor], tf.Tensor], seed: tf.Tensor
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """How often a pass draws a slice: the wanted mean, rounded up or down at random.
+
+    The mean is that of `draws` for slices with enough lesion, 0 for those with less, `keep` for those without any.
+    """
     spec = raw_spec(tft_output, LESION_FEATURES)
 
-    def kept(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    def copies(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
         parsed = tf.io.parse_single_example(record, spec)
         bleeding = tf.reshape(parsed[f.LESION_PIXELS], []) > 0
         large = tf.reshape(parsed[f.LESION_AREA_CM2], []) >= min_lesion_cm2
-        drawn = tf.random.stateless_uniform([], _fold(seed, index)) < keep
-        return (bleeding & large) | (~bleeding & drawn)
+        mean = tf.where(bleeding, tf.where(large, draws(record), 0.0), keep)
+        least = tf.floor(mean)
+        more = tf.random.stateless_uniform([], _fold(seed, index)) < mean - least
+        return tf.cast(least, tf.int64) + tf.cast(more, tf.int64)
 
-    return kept
+    return copies
 
 
 def _finish(tft_output: Any, config: Mapping[str, Any]) -> Any:

@@ -28,8 +28,9 @@ class Task:
     """What is fitted to what.
 
     Attributes:
-        network: Changed in place; ends with its best weights.
-        batches: From the number of the first epoch to an endless stream of batches.
+        network: With all outputs that it is trained on. Changed in place; ends with its best weights.
+        batches: From the number of the first epoch, and how many of its steps are done, to an endless stream of
+            batches.
         steps: Batches of an epoch.
         validate: Validates the network as it is.
         training: The section `training` of the configuration.
@@ -37,7 +38,7 @@ class Task:
     """
 
     network: keras.Model
-    batches: Callable[[int], tf.data.Dataset]
+    batches: Callable[[int, int], tf.data.Dataset]
     steps: int
     validate: Callable[[], Validation]
     training: Mapping[str, Any]
@@ -64,8 +65,9 @@ def fit(task: Task, progress: Progress) -> State:
     if state.finished:
         progress.say(f"already trained for {state.epochs} epochs ({state.finished}): best val Dice {_best(state)}")
     else:
-        if state.epochs:
-            progress.say(f"resuming after epoch {state.epochs}: best val Dice so far {_best(state)}")
+        if state.steps:
+            within = f" and {state.epoch_steps} of {task.steps} steps" if state.epoch_steps else ""
+            progress.say(f"resuming after epoch {state.epochs}{within}: best val Dice so far {_best(state)}")
         _Run(task, progress, optimizer, average, checkpoint, state).train()
         progress.say(f"stopped: {state.finished}; best val Dice {_best(state)} at epoch {state.best_epoch}")
     checkpoint.restore_best()
@@ -96,12 +98,12 @@ class _Run:
         self._state = state
         self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
         self._spent = state.minutes
-        self._began = time.monotonic()
+        self._began = self._saved = time.monotonic()
 
     def train(self) -> None:
         """Runs epochs until the state says that it is finished."""
         writer = tf.summary.create_file_writer(f"{self._task.folder.rstrip('/')}/{TENSORBOARD}")
-        batches = iter(self._task.batches(self._state.epochs))
+        batches = iter(self._task.batches(self._state.epochs, self._state.epoch_steps))
         with writer.as_default():
             while not self._state.finished:
                 row = self._epoch(batches)
@@ -109,8 +111,13 @@ class _Run:
                     if name != "epoch" and value is not None:
                         tf.summary.scalar(name, value, step=self._state.epochs)
                 writer.flush()
-                self._checkpoint.save(self._state)
+                self._save()
         writer.close()
+
+    def _save(self) -> None:
+        self._state.minutes = self._minutes()
+        self._checkpoint.save(self._state)
+        self._saved = time.monotonic()
 
     def _minutes(self) -> float:
         return self._spent + (time.monotonic() - self._began) / 60
@@ -137,10 +144,10 @@ class _Run:
         number = state.epochs + 1
         name = f"epoch {number}/{training['epochs']}"
         began = time.monotonic()
-        losses = []
+        losses = [tf.constant(loss, tf.float32) for loss in state.epoch_losses]
         slices = 0
         rate = 0.0
-        for step in range(1, self._task.steps + 1):
+        for step in range(state.epoch_steps + 1, self._task.steps + 1):
             image, mask = next(batches)
             rate = self._set_rate()
             losses.append(self._step(image, mask))
@@ -150,6 +157,9 @@ class _Run:
             self._progress.step(name, step, self._task.steps, f"{slices / (time.monotonic() - began):.1f} slices/s")
             if self._out_of_time():
                 break
+            if step < self._task.steps and time.monotonic() - self._saved >= 60 * training["checkpoint_minutes"]:
+                state.epoch_steps, state.epoch_losses = step, [float(loss) for loss in losses]
+                self._save()
         loss = float(tf.reduce_mean(losses))
         seconds = time.monotonic() - began
         if not math.isfinite(loss):
@@ -157,7 +167,7 @@ class _Run:
                 f"epoch {number}: the loss is {loss}; lower training.learning_rate (now {training['learning_rate']}) "
                 "or set training.precision to float32"
             )
-        state.epochs = number
+        state.epochs, state.epoch_steps, state.epoch_losses = number, 0, []
         last = number >= training["epochs"] or self._out_of_time()
         validated = self._validate(name) if last or number % training["validate_every"] == 0 else None
         state.minutes = self._minutes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -120,3 +121,35 @@ def segmentation_loss(
             weight = pixel_weights(truth, boundary=boundary_weight, small=small_lesion_weight)
         loss = loss + cross_entropy_weight * cross_entropy(truth, logits, weight, focal_gamma=focal_gamma)
     return loss
+
+
+def supervised_loss(truth: Any, outputs: Any | Sequence[Any], **options: Any) -> Any:
+    """The loss of a network with one output or, under deep supervision, with several.
+
+    Each output is held against the truth averaged over the pixels that its own pixels cover; weights halve from each
+    output to the next coarser one and sum to 1 (Isensee et al., "nnU-Net", Nature Methods 2021).
+
+    Args:
+        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1).
+        outputs: Logits of that shape, or several of them, finest first, whose sizes divide that of the truth.
+        **options: As for `segmentation_loss`.
+
+    Returns:
+        Scalar.
+    """
+    if not isinstance(outputs, list | tuple):
+        return segmentation_loss(truth, outputs, **options)
+    shares = [0.5**level for level in range(len(outputs))]
+    losses = [segmentation_loss(covered_share(truth, logits.shape), logits, **options) for logits in outputs]
+    return sum(share / sum(shares) * loss for share, loss in zip(shares, losses, strict=True))
+
+
+def covered_share(truth: Any, shape: Sequence[int | None]) -> Any:
+    """Lesion coverage on a coarser grid: means over the pixels that each of its pixels covers.
+
+    Args:
+        truth: Lesion coverage, of shape (n, ..., 1).
+        shape: Shape wanted; every size between the first and the last must divide the truth's.
+    """
+    factors = tuple(fine // coarse for fine, coarse in zip(truth.shape[1:-1], shape[1:-1], strict=True))
+    return truth if set(factors) == {1} else ops.average_pool(truth, factors, strides=factors)

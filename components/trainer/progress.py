@@ -30,6 +30,23 @@ class Silent:
         """Drops it."""
 
 
+class Titled:
+    """Puts a title before all that is reported."""
+
+    def __init__(self, inner: Progress, title: str) -> None:
+        """Takes where to report and what to put before it."""
+        self._inner = inner
+        self._title = title
+
+    def say(self, line: str) -> None:
+        """Passes the line on."""
+        self._inner.say(f"{self._title}  {line}")
+
+    def step(self, task: str, done: int, total: int, note: str = "") -> None:
+        """Passes the task on."""
+        self._inner.step(f"{self._title}  {task}", done, total, note)
+
+
 class Terminal:
     """Lines and a bar on the user's terminal; without a terminal, lines alone."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,26 +13,70 @@ import tensorflow_transform as tft
 
 from components.imaging.errors import IchError
 from components.imaging.postprocess import Postprocess
-from components.trainer.data import count_slices, list_shards, steps_per_epoch, train_dataset
+from components.trainer.checkpoint import State
+from components.trainer.data import count_patients, lesion_draws, list_shards, steps_per_epoch, total, train_dataset
+from components.trainer.ensemble import build_ensemble
 from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
 from components.trainer.fit import TENSORBOARD, Task, fit
-from components.trainer.network import build_network
-from components.trainer.progress import Progress, Terminal
+from components.trainer.folds import MAX_FOLDS, PatientSlices, deal_folds, others
+from components.trainer.network import build_network, inference_network
+from components.trainer.progress import Progress, Terminal, Titled
 from components.trainer.step import make_predict
-from components.trainer.tuning import Tuning, needs_hu
-from components.trainer.validation import Validation, tune_postprocess, validate, validation_dataset
+from components.trainer.tuning import CaseCounts, needs_hu, tune
+from components.trainer.validation import Validation, count_cases, merged, validate, validation_dataset
 from components.transform.preprocessing import CONFIG_KEY
 from serving.contract import Contract
 
 HISTORY_FILE = "history.json"
 
+LEAST_MINUTES = 1e-3
+"""What folds get together where those before used up all time: a step each, and a validation."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one network is fitted to: all of train, or all folds of train and val but one.
+
+    Attributes:
+        number: The fold, counted from 1; 0 without folds.
+        train: Shards to train on.
+        val: Shards to validate on.
+        patients: What may be trained on of each patient, by id.
+        held_out: Ids of the patients to validate on; None: all in `val`.
+    """
+
+    number: int
+    train: list[str]
+    val: list[str]
+    patients: dict[str, PatientSlices]
+    held_out: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted network.
+
+    Attributes:
+        part: What it was fitted to.
+        network: In float32, with the best weights.
+        state: How its training went.
+        validator: Validates it as it will be served, on patients it never saw.
+    """
+
+    part: Part
+    network: keras.Model
+    state: State
+    validator: Validator
+
 
 def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     """Trains, tunes the post-processing, validates and exports.
 
-    Post-processing is tuned on the validation split and with the exported network; the final figures, of that split
-    too, are those of the tuned settings.
+    With `training.folds` there is a network for each fold of the patients of train and val; what is exported is the
+    mean of them. Post-processing is tuned on the validation split, or on what each network makes of the fold that it
+    never saw, and with the networks as they are exported; the final figures, of the same scans, are those of the
+    tuned settings.
 
     Args:
         fn_args: TFX's FnArgs. `custom_config` holds the sections grid, windows, normalisation, network, training,
@@ -40,7 +85,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         progress: Where to report; the user's terminal by default.
 
     Raises:
-        UsageError: No lesion in the training split.
+        UsageError: No lesion in the training split, or too little for so many folds.
         IchError: A split has no shards, or training diverged.
     """
     custom = fn_args.custom_config
@@ -53,41 +98,27 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     folder = f"{custom['work_dir'].rstrip('/')}/{key}"
     _prepare_devices(config["training"])
 
-    counts = count_slices(train, tft_output, config["training"]["min_lesion_cm2"])
-    steps = steps_per_epoch(counts, config["training"])
-    network = _network(config, config["training"]["precision"])
-    progress.say(
-        f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
-        f"{config['training']['batch_size']} an epoch; {network.count_params() / 1e6:.2f} million parameters"
-    )
-    validator = Validator(val, tft_output, config, network)
-    task = Task(
-        network,
-        lambda epoch: train_dataset(train, tft_output, config, counts, first_epoch=epoch, steps=steps),
-        steps,
-        validator,
-        config["training"],
-        folder,
-    )
-    state = fit(task, progress)
+    fitted: list[Fitted] = []
+    for part in _parts(train, val, tft_output, config["training"]):
+        spent = sum(item.state.minutes for item in fitted)
+        fitted.append(_fit(part, spent, tft_output, config, folder, progress))
 
-    exported = network if config["training"]["precision"] == "float32" else _network(config, "float32")
-    exported.set_weights(network.get_weights())
-    validator = Validator(val, tft_output, config, exported, mirror=config["inference"]["mirror"])
     post, tuning = Postprocess.from_dict(config["postprocess"]), {}
     if config["postprocess"]["tune"]:
-        tuned = validator.tune()
+        tuned = tune([case for item in fitted for case in item.validator.count()], config["postprocess"])
         progress.say(tuned.summary())
         post, tuning = tuned.chosen.post, tuned.to_dict()
-    final = validator(post)
+    by_part = [item.validator(post) for item in fitted]
+    final = merged(by_part)
+    states = [item.state for item in fitted]
     metrics: dict[str, float | None] = {
         "val_dice": final.mean,
         "val_dice_sd": final.sd,
         "val_cases": float(len(final.dice)),
-        "epochs": float(state.epochs),
-        "best_epoch": float(state.best_epoch),
-        "minutes": round(state.minutes, 2),
+        "epochs": float(sum(state.epochs for state in states)),
+        "minutes": round(sum(state.minutes for state in states), 2),
     }
+    metrics |= {"folds": float(len(states))} if len(states) > 1 else {"best_epoch": float(states[0].best_epoch)}
     contract = Contract(
         model_name=custom.get("model_name", config["output"]["model_name"]),
         grid_size=config["grid"]["size"],
@@ -103,14 +134,15 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         tuning=tuning,
         versions=package_versions(),
     )
+    exported = build_ensemble([item.network for item in fitted])
     export_model(fn_args.serving_model_dir, exported, tft_output, config, contract)
     if fn_args.model_run_dir:
-        _copy_logs(folder, fn_args.model_run_dir)
+        for item in fitted:
+            _copy_logs(_folder(folder, item.part), _folder(fn_args.model_run_dir, item.part))
         _write_json(
             f"{fn_args.model_run_dir}/{HISTORY_FILE}",
             {
-                "finished": state.finished,
-                "epochs": state.history,
+                **_history(fitted, by_part),
                 "val_dice": final.dice,
                 "metrics": metrics,
                 "postprocess": post.to_dict(),
@@ -119,8 +151,98 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         )
 
 
+def _parts(train: list[str], val: list[str], tft_output: Any, training: Mapping[str, Any]) -> list[Part]:
+    """What there is to fit, one network each."""
+    count, least = training["folds"], training["min_lesion_cm2"]
+    if count == 1:
+        return [Part(0, train, val, count_patients(train, tft_output, least))]
+    shards = [*train, *val]
+    patients = count_patients(shards, tft_output, least)
+    total(patients, len(shards))
+    dealt = deal_folds(patients, count, str(training["seed"]))
+    parts = []
+    for number, held_out in enumerate(dealt):
+        seen = {patient: patients[patient] for patient in others(dealt, number)}
+        parts.append(Part(number + 1, shards, shards, seen, held_out))
+    return parts
+
+
+def _fit(
+    part: Part, spent: float, tft_output: Any, config: Mapping[str, Any], folder: str, progress: Progress
+) -> Fitted:
+    """Fits one network; `spent` are the minutes that those before it took."""
+    training, count = dict(config["training"]), config["training"]["folds"]
+    if part.number:
+        progress = Titled(progress, f"fold {part.number}/{count}")
+        # Seeds of their own, and none that another training.seed gives to another fold.
+        training["seed"] = training["seed"] * MAX_FOLDS + part.number - 1
+        if training["max_minutes"] is not None:
+            left = max(training["max_minutes"] - spent, LEAST_MINUTES)
+            training["max_minutes"] = left / (count - part.number + 1)
+    config = {**config, "training": training}
+    counts = total(part.patients, len(part.train))
+    steps = steps_per_epoch(counts, training)
+    network = _network(config, training["precision"])
+    served = inference_network(network)
+    progress.say(
+        f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
+        f"{training['batch_size']} an epoch; {served.count_params() / 1e6:.2f} million parameters"
+    )
+    held_out = part.held_out
+    balance = training["patient_balance"]
+    draws = lesion_draws(part.patients, balance) if part.number or balance else None
+    validator = Validator(part.val, tft_output, config, served, patients=held_out)
+    task = Task(
+        network,
+        lambda epoch, step: train_dataset(
+            part.train, tft_output, config, counts, first_epoch=epoch, first_step=step, steps=steps, draws=draws
+        ),
+        steps,
+        validator,
+        training,
+        _folder(folder, part),
+    )
+    state = fit(task, progress)
+    exported = served
+    if training["precision"] != "float32":
+        exported = inference_network(_network(config, "float32"))
+        exported.set_weights(served.get_weights())
+    mirror = config["inference"]["mirror"]
+    final = Validator(part.val, tft_output, config, exported, mirror=mirror, patients=held_out)
+    return Fitted(part, exported, state, final)
+
+
+def _history(fitted: Sequence[Fitted], found: Sequence[Validation]) -> dict[str, Any]:
+    """How training went; with folds, each epoch and each reason to stop says of which."""
+    if len(fitted) == 1:
+        return {"finished": fitted[0].state.finished, "epochs": fitted[0].state.history}
+    rows = [{"fold": item.part.number, **row} for item in fitted for row in item.state.history]
+    folds = [
+        {
+            "fold": item.part.number,
+            "finished": item.state.finished,
+            "epochs": item.state.epochs,
+            "best_epoch": item.state.best_epoch,
+            "minutes": item.state.minutes,
+            "train_patients": len(item.part.patients),
+            "val_patients": len(item.part.held_out or ()),
+            "val_cases": len(validation.dice),
+            "val_dice": validation.mean,
+            "val_dice_sd": validation.sd,
+        }
+        for item, validation in zip(fitted, found, strict=True)
+    ]
+    finished = "; ".join(f"fold {fold['fold']}: {fold['finished']}" for fold in folds)
+    return {"finished": finished, "epochs": rows, "folds": folds}
+
+
+def _folder(folder: str, part: Part) -> str:
+    """The part's own folder below one of the run."""
+    return f"{folder}/fold-{part.number}" if part.number else folder
+
+
 class Validator:
-    """Validates one network on the validation split; reads it anew each time, so that memory stays flat."""
+    """Validates one network on patients it never saw; reads them anew each time, so that memory stays flat."""
 
     def __init__(
         self,
@@ -130,6 +252,7 @@ class Validator:
         network: keras.Model,
         *,
         mirror: bool = False,
+        patients: Sequence[str] | None = None,
     ) -> None:
         """Takes the split.
 
@@ -139,9 +262,10 @@ class Validator:
             config: The sections grid and postprocess.
             network: The network, whose weights may change from call to call.
             mirror: Average with what it makes of the mirrored slices.
+            patients: On whom to validate; by default on all in the files.
         """
-        self._plain = validation_dataset(shards, tft_output)
-        self._with_hu = validation_dataset(shards, tft_output, hu=True)
+        self._plain = validation_dataset(shards, tft_output, patients=patients)
+        self._with_hu = validation_dataset(shards, tft_output, hu=True, patients=patients)
         self._predict = make_predict(network, mirror=mirror)
         self._config = config
 
@@ -151,11 +275,11 @@ class Validator:
         dataset = self._plain if post.hu_range is None else self._with_hu
         return validate(self._predict, dataset, self._config["grid"], post)
 
-    def tune(self) -> Tuning:
-        """Chooses the post-processing for the network as it is."""
+    def count(self) -> list[CaseCounts]:
+        """What `tune` needs to choose the post-processing for the network as it is."""
         section = self._config["postprocess"]
         dataset = self._with_hu if needs_hu(section) else self._plain
-        return tune_postprocess(self._predict, dataset, self._config["grid"], section)
+        return count_cases(self._predict, dataset, self._config["grid"], section)
 
 
 def _network(config: Mapping[str, Any], precision: str) -> keras.Model:

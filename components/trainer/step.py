@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from components.trainer.losses import segmentation_loss
+from components.trainer.losses import supervised_loss
 
 CLIP_NORM = 12.0
 """Gradients longer than this are shortened, as nnU-Net does; one odd batch then cannot undo a training."""
@@ -50,7 +50,7 @@ def make_train_step(
     """One step as a graph.
 
     Args:
-        network: The network.
+        network: The network, with all outputs that it is trained on.
         optimizer: From `build_optimizer`.
         training: The section `training` of the configuration.
 
@@ -63,7 +63,7 @@ def make_train_step(
     @tf.function(jit_compile=False, reduce_retracing=True)
     def step(image: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = segmentation_loss(
+            loss = supervised_loss(
                 mask,
                 network(image, training=True),
                 **{name: training[name] for name in LOSS_KEYS},

@@ -1,8 +1,8 @@
-"""Patient Dice, and the choice of the post-processing, on the scans' own grids, one scan in memory at a time."""
+"""Patient Dice, and the counts that tuning needs, on the scans' own grids, one scan in memory at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ from components.imaging.errors import IchError
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import dice
 from components.imaging.postprocess import Postprocess, outline, own_hu, quantise, unpack_mask
-from components.trainer.data import raw_spec, read_records
-from components.trainer.tuning import Tuning, count_case, needs_hu, thresholds, tune
+from components.trainer.data import of_patients, raw_spec, read_records
+from components.trainer.tuning import CaseCounts, count_case, needs_hu, thresholds
 from schema import features as f
 
 BATCH = 8
@@ -65,8 +65,21 @@ class Validation:
         return [float(np.mean(found)) for found in scans.values()]
 
 
+def merged(validations: Sequence[Validation]) -> Validation:
+    """Several validations of different cases as one."""
+    return Validation(
+        {case: found for item in validations for case, found in item.dice.items()},
+        {case: patient for item in validations for case, patient in item.patients.items()},
+    )
+
+
 def validation_dataset(
-    shards: Sequence[str], tft_output: Any, *, batch: int = BATCH, hu: bool = False
+    shards: Sequence[str],
+    tft_output: Any,
+    *,
+    batch: int = BATCH,
+    hu: bool = False,
+    patients: Collection[str] | None = None,
 ) -> tf.data.Dataset:
     """All slices in the order in which they are stored.
 
@@ -75,6 +88,7 @@ def validation_dataset(
         tft_output: The Transform output.
         batch: Slices a batch.
         hu: Whether the image's own HU are wanted too, as the raw feature `image`.
+        patients: Whose slices; by default everyone's.
 
     Returns:
         Pairs of the network's input, float32 (n, size, size, channels), and the raw features `CASE_FEATURES`.
@@ -88,7 +102,10 @@ def validation_dataset(
         image = layer({name: raw[name] for name in NETWORK_FEATURES})[f.IMAGE_XF]
         return image, {name: raw[name] for name in kept}
 
-    return read_records(list(shards)).batch(batch).map(finish, num_parallel_calls=1, deterministic=True).prefetch(2)
+    records = read_records(list(shards))
+    if patients is not None:
+        records = of_patients(records, tft_output, patients)
+    return records.batch(batch).map(finish, num_parallel_calls=1, deterministic=True).prefetch(2)
 
 
 def validate(
@@ -123,15 +140,15 @@ def validate(
     return Validation(found, patients)
 
 
-def tune_postprocess(
+def count_cases(
     predict: Predict,
     dataset: tf.data.Dataset,
     grid: Mapping[str, Any],
     section: Mapping[str, Any],
     *,
     report: Callable[[int], None] = lambda cases: None,
-) -> Tuning:
-    """Chooses the post-processing for a network; one pass, of which only counts are kept.
+) -> list[CaseCounts]:
+    """Counts what `tune` needs to choose the post-processing for a network, in one pass.
 
     Args:
         predict: The network, as it is to be served.
@@ -151,7 +168,7 @@ def tune_postprocess(
         report(len(counts))
     if not counts:
         raise IchError(NO_SLICES)
-    return tune(counts, section)
+    return counts
 
 
 @dataclass

@@ -276,6 +276,19 @@ def test_run_ends_with_the_code_of_its_outcome(outcome: dict[str, Any], code: in
     assert (config.training.epochs, data, output, verbose) == (7, Path("data"), Path("out"), True)
 
 
+def test_folds_are_short_for_a_setting(outcome: dict[str, Any]) -> None:
+    outcome["outcome"] = Outcome(0, VERDICT, None, Path("l"))
+    places = ("-d", "data", "-o", "out")
+    ich("run", "-c", "demo", *places, "--folds", "5", "--set", "training.epochs=7")
+    training = outcome["called"][0].training
+    assert (training.folds, training.epochs) == (5, 7)
+    ich("run", "-c", "demo", *places, "--set", "training.folds=4")
+    assert outcome["called"][0].training.folds == 4
+    refused = ich("run", "-c", "demo", *places, "--folds", "11")
+    assert refused.exit_code == 2
+    assert "training.folds: found 11" in refused.stderr
+
+
 def test_run_prints_json_last(outcome: dict[str, Any]) -> None:
     outcome["outcome"] = Outcome(0, VERDICT, None, Path("l"), [{"name": "start"}])
     result = ich("run", "-c", "demo", "-d", "data", "-o", "out", "--json")

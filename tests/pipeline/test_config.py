@@ -333,6 +333,20 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("settings", [["depth=2"], ["depth=1", "stem_stride=1"]])
+def test_deep_supervision_needs_levels_to_supervise(minimal: Path, settings: list[str]) -> None:
+    overrides = [f"network.{setting}" for setting in settings]
+    load_config(minimal, overrides)
+    with pytest.raises(UsageError, match="found 1 levels on the way up, wanted 2 or more; raise depth"):
+        load_config(minimal, [*overrides, "network.deep_supervision=true"])
+
+
+def test_attention_among_too_many_positions_is_refused(minimal: Path) -> None:
+    load_config(minimal, ["network.bottleneck=attention", "grid.size=512", "network.depth=3"])
+    with pytest.raises(UsageError, match=r"network\.bottleneck: .* 16384 positions .* at most 4096; raise"):
+        load_config(minimal, ["network.bottleneck=attention", "grid.size=512", "network.depth=2"])
+
+
 def test_every_section_has_a_change_in_this_table() -> None:
     assert set(CHANGES) == set(Config.model_fields)
 

@@ -13,7 +13,16 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import UsageError
-from components.trainer.data import Counts, count_slices, steps_per_epoch, train_dataset
+from components.trainer.data import (
+    Counts,
+    count_patients,
+    count_slices,
+    lesion_draws,
+    steps_per_epoch,
+    total,
+    train_dataset,
+)
+from components.trainer.folds import PatientSlices
 from tests.components.trainer.conftest import make_case, small_config, write_shard
 
 Make = Callable[[dict[str, Any]], str]
@@ -97,6 +106,27 @@ def test_an_epoch_holds_every_slice_with_lesion_once(cohort: dict[str, list[str]
     assert [a.tobytes() for a in found[:8]] != [a.tobytes() for a in found[8:]]
 
 
+def test_patients_are_counted_and_chosen(cohort: dict[str, list[str]], transform_output: Make) -> None:
+    config = small_config(batch_size=6, lesion_fraction=0.0, augment=PLAIN)
+    path = transform_output(config)
+    output = tft.TFTransformOutput(path)
+    patients = count_patients(cohort["train"], output)
+    assert patients == {f"t{number}": PatientSlices(6, 2, 1.0) for number in range(4)}
+    assert total(patients, 2) == Counts(24, 8)
+    found = set()
+    for name in patients:
+        counts = Counts(6, 2)
+        stream = train_dataset(cohort["train"], output, config, counts, draws={name: 1.0})
+        # A pass is one batch, so two batches hold the same six slices.
+        first, second = ({image.tobytes() for image in batch.numpy()} for batch, _ in islice(stream, 2))
+        assert len(first) == 6
+        assert first == second
+        assert not found & first
+        found |= first
+    everyone = np.concatenate(batches(cohort["train"], path, config, 4))
+    assert found == {image.tobytes() for image in everyone}
+
+
 def test_same_seed_same_stream(cohort: dict[str, list[str]], transform_output: Make) -> None:
     config = small_config()
     path = transform_output(config)
@@ -112,6 +142,69 @@ def test_a_later_epoch_does_not_depend_on_those_before(cohort: dict[str, list[st
     whole = batches(cohort["train"], path, config, 9, steps=3)
     late = batches(cohort["train"], path, config, 3, steps=3, first_epoch=2)
     np.testing.assert_array_equal(whole[6:], late)
+
+
+@pytest.mark.parametrize("draws", [None, {"t0": 0.4, "t1": 2.6, "t3": 1.0}])
+def test_a_later_step_does_not_depend_on_those_before(
+    cohort: dict[str, list[str]], transform_output: Make, draws: dict[str, float] | None
+) -> None:
+    config = small_config()
+    path = transform_output(config)
+    whole = batches(cohort["train"], path, config, 9, steps=3, draws=draws)
+    late = batches(cohort["train"], path, config, 5, steps=3, first_epoch=1, first_step=1, draws=draws)
+    # Steps are passed over in the first epoch alone.
+    np.testing.assert_array_equal(whole[4:], late)
+
+
+def test_draws_even_patients_out() -> None:
+    patients = {"a": PatientSlices(30, 20, 9.0), "b": PatientSlices(30, 5, 3.0), "c": PatientSlices(30, 0, 0.0)}
+    assert set(lesion_draws(patients, 0.0).values()) == {1.0}
+    even = lesion_draws(patients, 1.0)
+    assert 20 * even["a"] == pytest.approx(5 * even["b"]) == pytest.approx(12.5)
+    half = lesion_draws(patients, 0.5)
+    assert half["b"] / half["a"] == pytest.approx(2.0)
+    assert 20 * half["a"] + 5 * half["b"] == pytest.approx(25)
+
+
+def test_patients_are_drawn_as_often_as_wanted(transform_output: Make, tmp_path: Path) -> None:
+    """One patient has eight slices with lesion, the other one; slices without lesion stay as rare as they were."""
+    rng = np.random.default_rng(8)
+    records = {"many": make_case("many", 12, 8, rng), "few": make_case("few", 12, 1, rng)}
+    shards = [write_shard(tmp_path / f"{name}.gz", cases) for name, cases in records.items()]
+    config = small_config(batch_size=9, lesion_fraction=0.5, patient_balance=1.0, augment=PLAIN)
+    output = tft.TFTransformOutput(transform_output(config))
+    patients = count_patients(shards, output)
+    counts = total(patients, 2)
+    lesion = {
+        name: {
+            example_mask(record)
+            for record in cases
+            if tf.train.Example.FromString(record).features.feature["lesion_pixels"].int64_list.value[0]
+        }
+        for name, cases in records.items()
+    }
+
+    def drawn(balance: float) -> dict[str, int]:
+        stream = train_dataset(shards, output, config, counts, draws=lesion_draws(patients, balance))
+        masks = np.concatenate([mask.numpy() for _, mask in islice(stream, 60)])
+        found = [np.rint(mask * 255).astype(np.uint8).tobytes() for mask in masks]
+        by_patient = {name: sum(mask in wanted for mask in found) for name, wanted in lesion.items()}
+        return {**by_patient, "none": len(found) - sum(by_patient.values())}
+
+    # Of 540 draws half have lesion, and those are split evenly; four standard deviations of a count are below 47.
+    even = drawn(1.0)
+    assert even["many"] == pytest.approx(135, abs=40)
+    assert even["few"] == pytest.approx(135, abs=40)
+    assert even["none"] == pytest.approx(270, abs=47)
+    assert drawn(1.0) == even
+    plain = drawn(0.0)
+    assert plain["many"] == pytest.approx(240, abs=47)
+    assert plain["few"] == pytest.approx(30, abs=20)
+
+
+def example_mask(record: bytes) -> bytes:
+    """The mask of a slice as it is stored."""
+    return bytes(tf.train.Example.FromString(record).features.feature["mask"].bytes_list.value[0])
 
 
 def test_fewer_slices_than_a_batch(transform_output: Make, tmp_path: Path) -> None:

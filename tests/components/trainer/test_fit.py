@@ -24,15 +24,19 @@ from tests.components.trainer.conftest import small_config
 Make = Callable[[dict[str, Any]], str]
 
 
-def task_for(shards: list[str], transform: str, config: dict[str, Any], folder: Path, scores: list[float]) -> Task:
+def task_for(
+    shards: list[str], transform: str, config: dict[str, Any], folder: Path, scores: list[float], *, steps: int = 2
+) -> Task:
     """A task whose validations return the given scores in turn."""
     output = tft.TFTransformOutput(transform)
     counts = count_slices(shards, output)
     remaining = iter(scores)
     return Task(
         build_network(32, 3, config["network"], seed=config["training"]["seed"]),
-        lambda epoch: train_dataset(shards, output, config, counts, first_epoch=epoch, steps=2),
-        2,
+        lambda epoch, step: train_dataset(
+            shards, output, config, counts, first_epoch=epoch, first_step=step, steps=steps
+        ),
+        steps,
         lambda: Validation({"case": next(remaining)}),
         config["training"],
         str(folder),
@@ -101,6 +105,48 @@ def test_resuming_equals_never_having_stopped(
         [row["loss"] for row in undisturbed.history], rel=1e-4
     )
     assert_close(weights(whole), weights(second))
+
+
+class Dying(Silent):
+    """Ends the process, so to say, in the middle of a step; counts the steps before."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at = at
+        self.steps: list[tuple[str, int]] = []
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def step(self, task: str, done: int, total: int, note: str = "") -> None:
+        if len(self.steps) == self.at:
+            raise KilledError
+        self.steps.append((task, done))
+
+
+def test_resuming_within_an_epoch_changes_no_bit(
+    cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path
+) -> None:
+    """With all that has a state: moments, an average, batch statistics, dropout, losses so far."""
+    config = small_config(epochs=2, ema=0.8, checkpoint_minutes=1e-9, network={"dropout": 0.3, "norm": "batch"})
+    path, scores = transform_output(config), [0.1, 0.2]
+    task = task_for(cohort["train"], path, config, tmp_path / "whole", scores, steps=5)
+    whole = Dying(None)
+    undisturbed = fit(task, whole)
+    # Each epoch is five steps and a validation, and the last step is saved with the validation only.
+    for at, again in ((1, 1), (5, 4), (8, 8)):
+        first = task_for(cohort["train"], path, config, tmp_path / str(at), scores, steps=5)
+        with pytest.raises(KilledError):
+            fit(first, Dying(at))
+        second = task_for(cohort["train"], path, config, tmp_path / str(at), scores[at // 6 :], steps=5)
+        rest = Dying(None)
+        resumed = fit(second, rest)
+        assert rest.steps == whole.steps[again:]
+        assert rest.lines[0].startswith(f"resuming after epoch {again // 6} and {again % 6} of 5 steps")
+        assert [row["loss"] for row in resumed.history] == [row["loss"] for row in undisturbed.history]
+        assert (resumed.steps, resumed.epoch_steps, resumed.epoch_losses) == (10, 0, [])
+        for found, wanted in zip(weights(second), weights(task), strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_best_weights_come_back_and_a_finished_training_is_not_repeated(
@@ -192,8 +238,8 @@ def test_a_loss_that_is_not_finite_is_said(
 ) -> None:
     config = small_config(epochs=1)
     task = task_for(cohort["train"], transform_output(config), config, tmp_path, [])
-    poisoned = task.batches(0).map(lambda image, mask: (image * np.float32("nan"), mask))
-    broken = Task(task.network, lambda epoch: poisoned, task.steps, task.validate, task.training, task.folder)
+    poisoned = task.batches(0, 0).map(lambda image, mask: (image * np.float32("nan"), mask))
+    broken = Task(task.network, lambda epoch, step: poisoned, task.steps, task.validate, task.training, task.folder)
     with pytest.raises(IchError, match=r"epoch 1: the loss is nan; lower training.learning_rate"):
         fit(broken, Silent())
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer.losses import SMALL_SHARE, cross_entropy, pixel_weights, segmentation_loss, tversky_loss
+from components.trainer.losses import (
+    SMALL_SHARE,
+    cross_entropy,
+    pixel_weights,
+    segmentation_loss,
+    supervised_loss,
+    tversky_loss,
+)
 
 
 @pytest.mark.parametrize(
@@ -138,3 +145,32 @@ def test_every_choice_of_loss_stays_finite(value: float, logit: float) -> None:
         )  # fmt: skip
     assert np.isfinite(float(loss))
     assert np.isfinite(tape.gradient(loss, logits).numpy()).all()
+
+
+def numpy_loss(truth: np.ndarray, logits: np.ndarray) -> float:
+    """Half the soft Dice loss of the batch and twice the cross-entropy, in float64."""
+    truth, logits = truth.astype(float), logits.astype(float)
+    probability = 1 / (1 + np.exp(-logits))
+    overlap = (truth.sum() + probability.sum() - np.abs(truth - probability).sum()) / 2
+    dice = 1 - (2 * overlap + 1) / (truth.sum() + probability.sum() + 1)
+    entropy = -(truth * np.log(probability) + (1 - truth) * np.log(1 - probability)).mean()
+    return 0.5 * float(dice) + 2.0 * float(entropy)
+
+
+def test_deep_supervision_is_what_numpy_computes() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.random((2, 16, 16, 1)).astype("f4") * (rng.random((2, 16, 16, 1)) < 0.3)
+    outputs = [rng.normal(0, 2, (2, size, size, 1)).astype("f4") for size in (16, 4, 2)]
+    wanted = 0.0
+    for weight, logits in zip((4 / 7, 2 / 7, 1 / 7), outputs, strict=True):
+        size = logits.shape[1]
+        block = 16 // size
+        coarse = truth.reshape(2, size, block, size, block, 1).mean(axis=(2, 4))
+        wanted += weight * numpy_loss(coarse, logits)
+    options = {"dice_weight": 0.5, "cross_entropy_weight": 2.0}
+    assert float(supervised_loss(truth, outputs, **options)) == pytest.approx(wanted, rel=1e-5)
+    # One output is the loss as it was, whether it stands alone or in a list.
+    for single in (outputs[0], outputs[:1]):
+        found = float(supervised_loss(truth, single, **options))
+        assert found == pytest.approx(numpy_loss(truth, outputs[0]), rel=1e-5)
+        assert found == pytest.approx(float(segmentation_loss(truth, outputs[0], **options)), rel=1e-6)

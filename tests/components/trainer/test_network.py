@@ -10,14 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from components.trainer import blocks as blocks_module
+from components.trainer import bottleneck as bottleneck_module
 from components.trainer import losses as losses_module
 from components.trainer import network as network_module
-from components.trainer.network import PRIOR, Unfold, build_network
+from components.trainer.blocks import PRIOR, Parts, Unfold
+from components.trainer.bottleneck import attention
+from components.trainer.network import build_network, inference_network
 
 BASE: dict[str, Any] = {
     "block": "plain", "base_filters": 4, "max_filters": 12, "depth": 2, "norm": "batch", "dropout": 0.0,
-    "stem_stride": 2, "decoder_convolutions": 1,
+    "stem_stride": 2, "decoder_convolutions": 1, "deep_supervision": False,
+    "bottleneck": "plain",
 }  # fmt: skip
 
 
@@ -76,9 +82,133 @@ def test_mixed_precision_computes_in_half_and_answers_in_float32() -> None:
     np.testing.assert_allclose(network(image), whole(image), atol=0.2)
 
 
-@pytest.mark.parametrize("module", [network_module, losses_module])
+OWN = {"components.trainer.blocks", "components.trainer.bottleneck"}
+"""Modules that are held to the same."""
+
+BOTTLENECKS = ("large_kernel", "attention")
+
+
+def gradients(network: keras.Model, channels: int = 3) -> dict[str, np.ndarray]:
+    """Gradients of a sum of squares of all logits, by the path of the weight, away from the initial zeros."""
+    rng = np.random.default_rng(0)
+    for weight in network.trainable_variables:
+        weight.assign(weight + rng.normal(0, 0.1, weight.shape))
+    image = rng.random((2, *network.input_shape[1:-1], channels), np.float32)
+    with tf.GradientTape() as tape:
+        outputs = network(image, training=True)
+        loss = sum(tf.reduce_sum(logits**2) for logits in (outputs if isinstance(outputs, list) else [outputs]))
+    found = tape.gradient(loss, network.trainable_variables)
+    return {weight.path: np.asarray(value) for weight, value in zip(network.trainable_variables, found, strict=True)}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deep_supervision_gives_the_coarser_levels_in_training_alone(stride: int) -> None:
+    config = {**BASE, "depth": 4, "stem_stride": stride, "deep_supervision": True}
+    supervised = build_network(32, 3, config)
+    sizes = {1: [32, 16, 8, 4], 2: [32, 8, 4]}[stride]
+    assert supervised.output_shape == [(None, size, size, 1) for size in sizes]
+    assert all(output.dtype == np.float32 for output in supervised(np.zeros((1, 32, 32, 3), np.float32)))
+    served = inference_network(supervised)
+    plain = build_network(32, 3, {**config, "deep_supervision": False})
+    assert inference_network(plain) is plain
+    # What is served is the plain network: as many weights, the same initial values, no coarse heads.
+    assert [weight.shape for weight in served.weights] == [weight.shape for weight in plain.weights]
+    for mine, other in zip(served.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    # And it is the trained one's: its weights are shared.
+    image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    supervised.get_layer("encode0_conv0").kernel.assign_add(
+        np.full(supervised.get_layer("encode0_conv0").kernel.shape, 0.1, np.float32)
+    )
+    np.testing.assert_array_equal(served(image), supervised(image)[0])
+    assert not np.allclose(served(image), plain(image), atol=1e-4)
+
+
+def test_every_weight_is_trained_under_deep_supervision() -> None:
+    supervised = build_network(32, 3, {**BASE, "depth": 4, "deep_supervision": True, "norm": "instance"})
+    found = gradients(supervised)
+    assert all(np.abs(value).max() > 0 for value in found.values())
+    heads = {path for path in found if path.startswith("head")}
+    assert heads == {f"head{level}/{name}" for level in ("", 1, 2) for name in ("kernel", "bias")}
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+def test_a_bottleneck_starts_as_the_plain_network_and_is_trained(bottleneck: str, norm: str) -> None:
+    config = {**BASE, "depth": 3, "norm": norm}
+    plain, wide = build_network(32, 3, config), build_network(32, 3, {**config, "bottleneck": bottleneck})
+    image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    np.testing.assert_array_equal(plain(image), wide(image))
+    assert len(wide.weights) > len(plain.weights)
+    found = gradients(wide)
+    assert all(np.abs(value).max() > 0 for value in found.values())
+    assert any(path.startswith(bottleneck.split("_")[0]) for path in found)
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+def test_a_bottleneck_looks_far(bottleneck: str) -> None:
+    """How far pixels in one corner change logits; seven by seven twice is six positions of four pixels farther."""
+    config = {**BASE, "norm": "batch", "depth": 2, "max_filters": 16, "bottleneck": bottleneck}
+    plain, wide = build_network(64, 3, {**config, "bottleneck": "plain"}), build_network(64, 3, config)
+    rng = np.random.default_rng(0)
+    for weight in wide.trainable_variables:
+        weight.assign(weight + rng.normal(0, 0.1, weight.shape))
+    image = rng.random((1, 64, 64, 3), np.float32)
+    changed = image.copy()
+    changed[0, :4, :4] = 0
+    reach = {}
+    for name, network in (("plain", plain), ("wide", wide)):
+        difference = np.abs(network(image) - network(changed)).max(axis=(0, 3))
+        reach[name] = np.argwhere(difference > 0).max()
+    assert reach["plain"] < 30
+    if bottleneck == "attention":
+        assert reach["wide"] == 63
+    else:
+        assert reach["wide"] == reach["plain"] + 24
+
+
+def test_attention_is_what_numpy_computes() -> None:
+    config = {**BASE, "base_filters": 32, "max_filters": 64, "bottleneck": "attention", "norm": "batch"}
+    parts = Parts(config, 0, "float32")
+    given = keras.Input((3, 4, 64))
+    model = keras.Model(given, attention(parts, given))
+    rng = np.random.default_rng(1)
+    for weight in model.trainable_variables:
+        weight.assign(weight + rng.normal(0, 0.3, weight.shape))
+    value = rng.normal(size=(2, 3, 4, 64)).astype(np.float32)
+    scale, shift = (np.asarray(weight) for weight in model.get_layer("attention_norm").trainable_variables)
+    tokens = (value / np.sqrt(1 + 1e-3) * scale + shift).reshape(2, 12, 64)
+    tokens = tokens + model.get_layer("attention_positions").get_weights()[0]
+    mixed = tokens @ model.get_layer("attention_in").get_weights()[0]
+    answer = np.zeros((2, 12, 64))
+    for head in range(2):
+        query, key, content = (mixed[..., 64 * part + 32 * head :][..., :32] for part in range(3))
+        scores = np.exp(query @ key.transpose(0, 2, 1) / np.sqrt(32))
+        answer[..., 32 * head : 32 * head + 32] = scores / scores.sum(-1, keepdims=True) @ content
+    kernel, bias = model.get_layer("attention_out").get_weights()
+    wanted = value + (answer @ kernel + bias).reshape(value.shape)
+    np.testing.assert_allclose(model(value), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+def test_a_bottleneck_computes_in_half_precision(bottleneck: str, precision: str) -> None:
+    config = {**BASE, "bottleneck": bottleneck, "norm": "instance", "deep_supervision": True, "depth": 3}
+    network = build_network(32, 3, config, precision=precision)
+    whole = build_network(32, 3, config)
+    found = gradients(network)
+    assert all(np.isfinite(value).all() for value in found.values())
+    whole.set_weights(network.get_weights())
+    image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    half, full = network(image), whole(image)
+    assert {output.dtype for output in half} == {tf.float32}
+    for mine, other in zip(half, full, strict=True):
+        assert np.corrcoef(np.ravel(mine), np.ravel(other))[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("module", [network_module, blocks_module, bottleneck_module, losses_module])
 def test_pure_keras(module: ModuleType) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} <= {"__future__", "collections", "keras", "math", "typing"}
+    assert imported <= {"__future__", "collections.abc", "itertools", "keras", "math", "typing"} | OWN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from components.trainer.progress import Terminal
+from components.trainer.progress import Terminal, Titled
 
 
 class FakeTerminal(io.StringIO):
@@ -30,6 +30,16 @@ def test_a_terminal_gets_a_bar_that_a_line_clears() -> None:
     assert "\n" not in out.getvalue()
     terminal.say("done")
     assert out.getvalue().endswith("\r\x1b[K    done\n")
+
+
+def test_a_title_stands_before_lines_and_bars() -> None:
+    out = FakeTerminal()
+    titled = Titled(Terminal(out), "fold 2/5")
+    titled.step("epoch 1/2", 4, 4, "8 slices/s")
+    titled.say("epoch 1/2  loss 0.5")
+    bar, line = out.getvalue().split("\r\x1b[K")[1:]
+    assert bar.startswith("    fold 2/5  epoch 1/2 ")
+    assert line == "    fold 2/5  epoch 1/2  loss 0.5\n"
 
 
 def test_a_bar_is_not_redrawn_for_every_step() -> None:

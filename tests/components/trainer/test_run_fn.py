@@ -14,9 +14,17 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import UsageError
+from components.imaging.postprocess import Postprocess
+from components.trainer.checkpoint import Checkpoint
+from components.trainer.data import count_patients
+from components.trainer.folds import deal_folds
+from components.trainer.network import build_network
 from components.trainer.progress import Silent
-from components.trainer.run_fn import Validator, run_fn
+from components.trainer.run_fn import LEAST_MINUTES, Validator, run_fn
+from components.trainer.step import build_optimizer
+from components.trainer.tuning import tune
 from components.transform.preprocessing import CONFIG_KEY
+from schema import features as f
 from serving.versions import read_contract
 from tests.components.trainer.conftest import make_case, small_config, write_shard
 from tests.models import postprocess
@@ -137,6 +145,104 @@ def test_the_exported_model_loads_without_our_code(
     assert tf.io.gfile.exists(f"{args.serving_model_dir}/assets.extra/contract.json")
 
 
+class Killed(Lines):
+    """Ends the process, so to say, once a line holds a text."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        if self.at in line:
+            raise KeyboardInterrupt
+
+
+def test_folds_are_trained_resumed_and_exported_as_their_mean(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=5, folds=3, seed=2)
+    path = transform_output(config)
+    args = arguments(cohort, path, tmp_path, config)
+    killed = Killed("fold 2/3  epoch 2/5")
+    with pytest.raises(KeyboardInterrupt):
+        run_fn(args, killed)
+    assert sum("fold 1/3  epoch" in line for line in killed.lines) == 5
+    lines = Lines()
+    run_fn(args, lines)
+    # The finished fold is not repeated, nor the epoch of the other that was saved.
+    assert any("fold 1/3  already trained for 5 epochs" in line for line in lines.lines)
+    assert any("fold 2/3  resuming after epoch 1" in line for line in lines.lines)
+    epochs = [line.split("  loss")[0] for line in lines.lines if "slices/s" in line]
+    assert epochs == [f"fold 2/3  epoch {n}/5" for n in range(2, 6)] + [f"fold 3/3  epoch {n}/5" for n in range(1, 6)]
+
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert [(row["fold"], row["epoch"]) for row in history["epochs"]] == [
+        (fold, epoch) for fold in (1, 2, 3) for epoch in range(1, 6)
+    ]
+    folds = history["folds"]
+    assert [fold["train_patients"] for fold in folds] == [4, 4, 4]
+    assert [fold["val_patients"] for fold in folds] == [fold["val_cases"] for fold in folds] == [2, 2, 2]
+    for number in (1, 2, 3):
+        assert list((tmp_path / "model_run" / f"fold-{number}").glob("events.*"))
+
+    # Each scan is measured once, by the network that never saw its patient: done anew from the checkpoints.
+    assert set(history["val_dice"]) == {"t0", "t1", "t2", "t3", "v0", "v1"}
+    output = tft.TFTransformOutput(path)
+    shards = [*cohort["train"], *cohort["val"]]
+    dealt = deal_folds(count_patients(shards, output), 3, "2")
+    post = Postprocess.from_dict(history["postprocess"])
+    (work,) = (tmp_path / "work").iterdir()
+    members = []
+    for number, held_out in enumerate(dealt, 1):
+        network = build_network(32, 3, config["network"])
+        optimizer = build_optimizer(network, config["training"])
+        checkpoint = Checkpoint(str(work / f"fold-{number}"), network, optimizer)
+        assert checkpoint.load() is not None
+        checkpoint.restore_best()
+        members.append(network)
+        found = Validator(shards, output, config, network, patients=held_out)(post)
+        assert set(found.dice) == set(held_out)
+        assert found.dice == pytest.approx({case: history["val_dice"][case] for case in held_out}, abs=1e-6)
+        assert folds[number - 1]["val_dice"] == pytest.approx(found.mean, abs=1e-6)
+    weights = [network.get_weights()[0] for network in members]
+    assert not np.allclose(weights[0], weights[1], atol=1e-3)
+
+    contract = read_contract(Path(args.serving_model_dir))
+    assert contract.metrics["val_dice"] == pytest.approx(np.mean(list(history["val_dice"].values())))
+    assert contract.metrics["val_cases"] == 6
+    assert contract.metrics["folds"] == 3
+    assert contract.tuning["chosen"]["dice"] == pytest.approx(contract.metrics["val_dice"], abs=1e-5)
+
+    # What is served is the mean of the three.
+    raw = tf.io.parse_example(make_case("a", 4, 2, np.random.default_rng(5)), output.raw_feature_spec())
+    image = output.transform_features_layer()(raw)[f.IMAGE_XF]
+    wanted = np.mean([tf.sigmoid(network(image, training=False)).numpy() for network in members], axis=0)[..., 0]
+    hu = np.stack([np.frombuffer(value.numpy(), "<i2").reshape(-1, 32, 32) for value in raw[f.IMAGE]])
+    served = tf.saved_model.load(args.serving_model_dir).signatures["predict_slices"](hu=tf.constant(hu))
+    np.testing.assert_allclose(served["probability"], wanted, atol=1e-5)
+
+
+def test_time_is_shared_among_the_folds(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=100_000, folds=2, max_minutes=0.1, patience=100_000)
+    lines = Lines()
+    run_fn(arguments(cohort, transform_output(config), tmp_path, config), lines)
+    first, second = json.loads((tmp_path / "model_run" / "history.json").read_text())["folds"]
+    assert first["finished"] == "0.05 minutes used"
+    assert first["minutes"] >= 0.05
+    assert second["finished"] == f"{max(0.1 - first['minutes'], LEAST_MINUTES):g} minutes used"
+
+
+def test_too_many_folds_are_refused(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(folds=7)
+    with pytest.raises(UsageError, match=r"training\.folds: found 7, but 6 of the 6 patients .* to 6 or less"):
+        run_fn(arguments(cohort, transform_output(config), tmp_path, config), Silent())
+
+
 class HalfBlind:
     """Knows the lesion of 70 HU, but only in the left half of a slice; in the other it says 1 to 99."""
 
@@ -161,6 +267,25 @@ def test_a_network_is_validated_and_tuned_as_it_will_be_served(
     assert both(low).mean > 0.85
     assert alone(low).mean < 0.8
     assert both().mean == pytest.approx(both(postprocess(0.5)).mean)
-    tuned = both.tune()
+    tuned = tune(both.count(), config["postprocess"])
     assert tuned.chosen.dice == pytest.approx(both(tuned.chosen.post).mean, abs=1e-9)
     assert tuned.chosen.dice > 0.85
+
+
+def test_a_network_trained_with_deep_supervision_is_exported_without_it(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(epochs=2, ema=0.5, network={"depth": 3, "deep_supervision": True})
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    run_fn(args, Silent())
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    best = max(row["val_dice"] for row in history["epochs"])
+    assert history["tuning"]["start"]["dice"] == pytest.approx(best, abs=1e-4)
+    model = tf.saved_model.load(args.serving_model_dir)
+    found = model.signatures["predict_slices"](hu=tf.zeros([3, 1, 32, 32], tf.int16))
+    assert {name: value.shape for name, value in found.items()} == {"probability": (3, 32, 32)}
+    assert not any(weight.name.startswith("head1") for weight in model.signatures["predict_slices"].variables)
+    # A sitting that begins anew finds the coarse heads in its checkpoint too, and so a training that is done.
+    again = Lines()
+    run_fn(args, again)
+    assert any("already trained" in line for line in again.lines)

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import IchError
-from components.trainer.validation import Validation, tune_postprocess, validate, validation_dataset
+from components.trainer.tuning import tune
+from components.trainer.validation import Validation, count_cases, merged, validate, validation_dataset
 from schema import features as f
 from tests.components.trainer.conftest import make_case, small_config, write_shard
 from tests.models import postprocess
@@ -45,6 +46,24 @@ def test_dice_by_case_whatever_the_batch(cohort: dict[str, list[str]], transform
     assert found.sd == pytest.approx(np.std(list(found.dice.values())))
     missed = validate(nothing, dataset, config["grid"], postprocess())
     assert missed.dice == {"v0": 0.0, "v1": 0.0}
+
+
+def test_patients_are_chosen_and_validations_joined(
+    cohort: dict[str, list[str]], transform_output: Make
+) -> None:
+    config = small_config()
+    output = tft.TFTransformOutput(transform_output(config))
+    shards = [*cohort["train"], *cohort["val"]]
+    parts = [
+        validate(by_threshold, validation_dataset(shards, output, batch=4, patients=ids), config["grid"], postprocess())
+        for ids in (["t3", "v0"], ["t0", "nobody"])
+    ]
+    assert [list(part.dice) for part in parts] == [["t3", "v0"], ["t0"]]
+    whole = validate(by_threshold, validation_dataset(shards, output), config["grid"], postprocess())
+    both = merged(parts)
+    assert both.dice == {case: whole.dice[case] for case in ("t3", "v0", "t0")}
+    assert both.mean == pytest.approx(np.mean(list(both.dice.values())))
+    assert merged([Validation({"a": 1.0}, {"a": "p"}), Validation({"b": 0.0}, {"b": "p"})]).sd == 0
 
 
 def test_no_lesion_and_none_found_is_one(transform_output: Make, tmp_path: Path) -> None:
@@ -124,7 +143,7 @@ def test_tuning_sees_what_validation_measures(cohort: dict[str, list[str]], tran
     output = tft.TFTransformOutput(transform_output(config))
     dataset = validation_dataset(cohort["val"], output, hu=True)
     done: list[int] = []
-    tuning = tune_postprocess(by_threshold, dataset, config["grid"], section, report=done.append)
+    tuning = tune(count_cases(by_threshold, dataset, config["grid"], section, report=done.append), section)
     assert done == [1, 2]
     for trial in (tuning.start, tuning.chosen):
         found = validate(by_threshold, dataset, config["grid"], trial.post)
@@ -139,4 +158,4 @@ def test_tuning_on_an_empty_split_is_said(transform_output: Make, tmp_path: Path
     output = tft.TFTransformOutput(transform_output(config))
     dataset = validation_dataset([write_shard(tmp_path / "a.gz", [])], output, hu=True)
     with pytest.raises(IchError, match="no slices"):
-        tune_postprocess(nothing, dataset, config["grid"], config["postprocess"])
+        count_cases(nothing, dataset, config["grid"], config["postprocess"])
