@@ -17,6 +17,8 @@ CANDIDATE, SERVED, HEALTHY, BOUND = (COLOURS[name] for name in ("test", "previou
 _WIDE, _NARROW = 7.2, 4.4
 _NAMED_PATIENTS = 45
 """More than these have no room for their ids."""
+_DOTTED_EPOCHS = 60
+"""More than these are a line alone."""
 
 
 def _dot(axes: Axes, x: float, y: float, colour: str, points: float = 2.6, *, hollow: bool = False) -> None:
@@ -223,26 +225,27 @@ def setting_text(value: Any) -> str:
 
 
 def training_curves(epochs: Sequence[Mapping[str, Any]], best_epoch: float | None) -> str:
-    """Loss, validation Dice and learning rate of each epoch; a line marks the epoch that was kept."""
+    """Loss, validation Dice and learning rate of each epoch, a line a fold; an upright one marks the epoch kept."""
     rows = (("loss", "loss"), ("val_dice", "val Dice"), ("learning_rate", "rate"))
     numbers = [row["epoch"] for row in epochs]
     with drawing(_NARROW, 3.6) as figure:
         panels = figure.subplots(3, 1, sharex=True)
         figure.subplots_adjust(left=0.15, right=0.97, top=0.97, bottom=0.12, hspace=0.25)
         for axes, (key, label) in zip(panels, rows, strict=True):
-            known = [(number, row[key]) for number, row in zip(numbers, epochs, strict=True) if row[key] is not None]
             bare(axes, grid="y")
             axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
             axes.set_ylabel(label, color=INK)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            if known:
-                values = [value for _, value in known]
+            values = [row[key] for row in epochs if row[key] is not None]
+            if values:
                 spare = (max(values) - min(values)) * 0.1 or max(abs(values[0]) * 0.1, 1e-6)
                 axes.set_ylim(min(values) - spare, max(values) + spare)
-                axes.plot(*zip(*known, strict=True), color=CANDIDATE, linewidth=1.2)
-                if len(known) <= 60:
-                    for x, y in known:
-                        _dot(axes, x, y, CANDIDATE, 1.6)
+            for fold in sorted({row["fold"] for row in epochs}):
+                known = [(row["epoch"], row[key]) for row in epochs if row["fold"] == fold and row[key] is not None]
+                if known:
+                    axes.plot(*zip(*known, strict=True), color=CANDIDATE, linewidth=1.2)
+                for x, y in known if len(epochs) <= _DOTTED_EPOCHS else ():
+                    _dot(axes, x, y, CANDIDATE, 1.6)
             if best_epoch is not None and min(numbers) <= best_epoch <= max(numbers):
                 axes.axvline(best_epoch, color=INK, linewidth=0.8)
             axes.ticklabel_format(axis="y", useOffset=False, style="plain")

@@ -172,13 +172,14 @@ def _counted(numbers: Sequence[int]) -> dict[str, Any]:
 
 
 def _training(history: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Figures of each epoch and why training ended; None where none were kept."""
+    """Figures of each epoch by fold and why training ended; None where none were kept."""
     epochs = history.get("epochs") if history else None
     if not history or not isinstance(epochs, list) or not epochs:
         return None
     names = ("epoch", "loss", "val_dice", "learning_rate", "minutes")
     return {
         "finished": history.get("finished", ""),
-        "epochs": [{name: row.get(name) for name in names} for row in epochs],
+        "epochs": [{"fold": row.get("fold", 0), **{name: row.get(name) for name in names}} for row in epochs],
+        "folds": list(history.get("folds", ())),
         "best_epoch": (history.get("metrics") or {}).get("best_epoch"),
     }

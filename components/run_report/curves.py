@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-SETTINGS = {
+TITLES = {
     "threshold": "Threshold",
     "core_threshold": "Core threshold",
     "min_component_ml": "Smallest component, ml",
     "fill_holes": "Holes filled",
     "hu_range": "HU of a component",
+    "head_only": "Inside the skull only",
 }
-"""The settings in the order in which they are tuned, as headings."""
+"""The settings in the order in which they are shown, as headings."""
+
+_FIGURES = ("dice", "false_positive_components")
+"""What a trial holds besides its settings."""
 
 
 def curves(tuning: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -29,9 +33,12 @@ def curves(tuning: Mapping[str, Any]) -> list[dict[str, Any]]:
         whether it is the one `chosen`, in the order of their values.
     """
     chosen = tuning["chosen"]
+    settings = [name for name in chosen if name not in _FIGURES]
+    known = [name for name in TITLES if name in settings]
     found = []
-    for setting, title in SETTINGS.items():
-        trials = [trial for trial in tuning["curve"] if _differs_only_in(setting, trial, chosen)]
+    for setting in [*known, *(name for name in settings if name not in TITLES)]:
+        others = [name for name in settings if name != setting]
+        trials = [trial for trial in tuning["curve"] if _differs_only_in(setting, others, trial, chosen)]
         points = [
             {
                 "value": trial[setting],
@@ -43,17 +50,18 @@ def curves(tuning: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         if len(points) > 1:
             points.sort(key=lambda point: _order(point["value"]))
-            found.append({"setting": setting, "title": title, "points": points})
+            found.append({"setting": setting, "title": TITLES.get(setting, setting), "points": points})
     return found
 
 
-def _differs_only_in(setting: str, trial: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
-    others = [name for name in SETTINGS if name != setting]
+def _differs_only_in(
+    setting: str, others: Sequence[str], trial: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> bool:
     if setting == "threshold":
-        others.remove("core_threshold")
         core = chosen["core_threshold"] if _has_core(chosen) else trial["threshold"]
         if trial["core_threshold"] != max(core, trial["threshold"]):
             return False
+        others = [name for name in others if name != "core_threshold"]
     return all(trial[name] == chosen[name] for name in others)
 
 

@@ -22,6 +22,8 @@ _OF_A_SCAN = {
     "false_positive_components": "false-positive components",
     "predicted_volume_ml": "ml outlined",
     "true_volume_ml": "ml of blood",
+    "outside_brain_ml": "ml outside the skull",
+    "undefined_pixels": "pixels without a number",
 }
 
 
@@ -157,10 +159,15 @@ def tuning_text(curve: Mapping[str, Any]) -> str:
 
 
 def training_text(training: Mapping[str, Any]) -> str:
-    """First, last and best epoch in words."""
-    first, last = training["epochs"][0], training["epochs"][-1]
-    best = f" The weights of epoch {training['best_epoch']:.0f} were kept." if training["best_epoch"] else ""
-    return (
-        f"{last['epoch']} epochs: loss from {number(first['loss'])} to {number(last['loss'])}, val Dice from "
-        f"{fixed(first['val_dice'])} to {fixed(last['val_dice'])}.{best}"
-    )
+    """First and last epoch of each fold in words, and the best one."""
+    parts = []
+    for fold in sorted({row["fold"] for row in training["epochs"]}):
+        rows = [row for row in training["epochs"] if row["fold"] == fold]
+        first, last = rows[0], rows[-1]
+        parts.append(
+            f"{f'Fold {fold}, ' if fold else ''}{last['epoch']} epochs: loss from {number(first['loss'])} to "
+            f"{number(last['loss'])}, val Dice from {fixed(first['val_dice'])} to {fixed(last['val_dice'])}."
+        )
+    if training["best_epoch"]:
+        parts.append(f"The weights of epoch {training['best_epoch']:.0f} were kept.")
+    return " ".join(parts)

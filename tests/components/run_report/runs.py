@@ -23,8 +23,8 @@ def scan(dice: float = 0.8, true_ml: float = 10.0, predicted_ml: float = 9.0, al
         "patient_dice": dice, "nsd_0_42mm": dice, "nsd_1mm": dice, "nsd_2mm": dice, "hd95_mm": 10.0 * (1 - dice),
         "true_volume_ml": true_ml, "predicted_volume_ml": predicted_ml,
         "absolute_volume_error_ml": abs(true_ml - predicted_ml), "lesion_f1": dice,
-        "false_positive_components": alarms, "missed_components": 0.0, "patient_dice_sd": 0.0, "patients": 1.0,
-        "scans": 1.0,
+        "false_positive_components": alarms, "missed_components": 0.0, "outside_brain_ml": 0.0,
+        "undefined_pixels": 0.0, "patient_dice_sd": 0.0, "patients": 1.0, "scans": 1.0,
     }  # fmt: skip
 
 
@@ -124,3 +124,18 @@ def history() -> dict[str, Any]:
     names = ("epoch", "loss", "val_dice", "learning_rate")
     epochs = [{**dict(zip(names, row, strict=True)), "minutes": float(row[0]), "slices_per_second": 9} for row in rows]
     return {"finished": "all epochs done", "epochs": epochs, "metrics": {"best_epoch": 2.0}}
+
+
+def folds() -> dict[str, Any]:
+    """Two folds of two epochs, the second one ended early."""
+    rows = [
+        {"fold": fold, "epoch": epoch, "loss": 1 / epoch, "val_dice": fold / 10 + epoch / 100, "learning_rate": 1e-3,
+         "minutes": 1.0}
+        for fold, last in ((1, 2), (2, 1)) for epoch in range(1, last + 1)
+    ]  # fmt: skip
+    table = [
+        {"fold": fold, "finished": "all epochs done", "epochs": 2, "best_epoch": 2, "minutes": 1.0,
+         "train_patients": 10, "val_patients": 5, "val_cases": 5, "val_dice": 0.7, "val_dice_sd": None}
+        for fold in (1, 2)
+    ]  # fmt: skip
+    return {"finished": "fold 1: all epochs done; fold 2: stopped", "epochs": rows, "folds": table, "metrics": {}}

@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from components.imaging.agreement import bland_altman
 from components.pages.html import number
 from components.run_report import charts
 from components.run_report.content import collect
 from components.run_report.page import fixed, render
 from pipeline.config import load_config
 from tests.components.data_report.listings import finding, listing, record
-from tests.components.run_report.runs import cohort, history, made_contract, measured_cases, scan, verdict
+from tests.components.run_report.runs import cohort, folds, history, made_contract, measured_cases, scan, verdict
 from tests.pages import Page, is_accessible, needs_nothing
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -148,3 +150,64 @@ def test_hundreds_of_patients_have_no_room_for_names() -> None:
     many = [{"patient_id": f"long_name_{n}", "dice": 0.5, "true_volume_ml": 1.0} for n in range(300)]
     svg = charts.dice_bars(many, {"mean": 0.5, "sd": 0.0, "ci95_low": 0.5, "ci95_high": 0.5})
     assert "long_name" not in svg and "300 patients" in svg
+
+
+def test_each_fold_has_a_curve_a_row_and_words() -> None:
+    found, measures = cohort(4)
+    result = verdict(measures, measured_cases(found))
+    made = collect(result, found, made_contract(), name="n", config={"name": "n"}, history=folds())
+    html = render(made)
+    text = Page(html).text
+    assert "3 epochs of 2 folds, whose networks are averaged" in text and "0.700" in text
+    assert "Fold 1, 2 epochs: loss from 1 to 0.5, val Dice from 0.110 to 0.120." in html
+    assert "Fold 2, 1 epochs:" in html
+    svg = charts.training_curves(made["training"]["epochs"], None)
+    assert svg.count("stroke: var(--test)") >= 3 * 2  # a line a fold in each panel
+
+
+def circles(svg: str) -> list[tuple[float, float]]:
+    """Centres of the dots, in the drawing's points, downwards."""
+    found = []
+    for path in re.findall(r'<path d="(M[^"]*C[^"]*)"', svg):
+        numbers = [float(value) for value in re.findall(r"-?[\d.]+", path)]
+        found.append((float(np.mean([min(numbers[0::2]), max(numbers[0::2])])),
+                      float(np.mean([min(numbers[1::2]), max(numbers[1::2])]))))  # fmt: skip
+    return found
+
+
+def test_dots_of_the_volumes_lie_where_bland_and_altman_put_them() -> None:
+    pairs = [(10.0, 12.0), (20.0, 18.0), (30.0, 30.0), (0.0, 0.0)]
+    patients = [{"true_volume_ml": true, "predicted_volume_ml": predicted} for true, predicted in pairs]
+    svg = charts.agreement(patients, bland_altman(*zip(*pairs, strict=True)).as_dict())
+    dots = circles(svg)
+    assert len(dots) == 4
+    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = dots
+    assert y2 == pytest.approx(y3, abs=0.02)  # no difference: on the line of nothing
+    assert y0 - y2 == pytest.approx(y2 - y1, abs=0.02) and y0 < y2 < y1  # 2 ml more and 2 ml less
+    assert (x1 - x0) / (x2 - x3) == pytest.approx((19 - 11) / 30, rel=1e-3)
+    assert "bias" in svg and "+1.96 sd" in svg
+
+
+def test_dots_of_the_reliability_lie_at_their_bins() -> None:
+    bins = [
+        {"pixels": pixels, "mean_probability": mean, "true_share": share}
+        for pixels, mean, share in ((100, 0.0, 0.0), (50, 0.5, 0.25), (0, None, None), (400, 1.0, 1.0))
+    ]
+    dots = circles(charts.reliability({"bins": bins}, None))
+    assert len(dots) == 3
+    (x0, y0), (x1, y1), (x2, y2) = dots
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(0.5, rel=1e-3)
+    assert (y0 - y1) / (y0 - y2) == pytest.approx(0.25, rel=1e-3)
+    assert len(circles(charts.reliability({"bins": bins}, {"bins": bins}))) == 6
+
+
+def test_a_curve_of_the_tuning_marks_what_was_chosen() -> None:
+    points = [
+        {"value": value, "dice": dice, "false_positive_components": 1.0, "chosen": value == 0.4}
+        for value, dice in ((0.3, 0.5), (0.4, 0.9), (0.7, 0.6))
+    ]
+    svg = charts.tuning_curve({"title": "Threshold", "points": points})
+    dots = circles(svg)[:3]
+    assert [dots.index(dot) for dot in sorted(dots, key=lambda dot: dot[1])] == [1, 2, 0]  # the highest first
+    assert (dots[1][0] - dots[0][0]) / (dots[2][0] - dots[0][0]) == pytest.approx(0.25, rel=1e-3)
+    assert svg.count("fill: currentColor; stroke: currentColor") == 2  # the chosen one, above and below
