@@ -202,7 +202,8 @@ def tuning_curve(curve: Mapping[str, Any]) -> str:
                 spare = max((max(values) - min(values)) * 0.15, 0.005)
                 axes.set_ylim(min(values) - spare, max(values) + spare)
             else:
-                axes.set_ylim(0, max(*values, 0.2) * 1.15)
+                top = max(*values, 0.2) * 1.15
+                axes.set_ylim(-0.15 * top, top)  # room for a dot at 0 above the settings' names
             bare(axes, grid="y")
             axes.plot(places, values, color=CANDIDATE, linewidth=1.2)
             for x, y, point in zip(places, values, points, strict=True):
