@@ -40,6 +40,7 @@ DEVELOPMENT = [
     "types-PyYAML",
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
+    "scikit-learn>=1.4,<2",
 ]
 
 setup(
@@ -56,6 +57,9 @@ setup(
     package_data={
         "pipeline": ["configs/*.yaml", "templates/*.html"],
         "components.data_report": ["*.j2", "*.css"],
+        "components.pages": ["*.css"],
+        "components.pusher": ["*.j2"],
+        "components.run_report": ["*.j2", "*.css"],
         "schema": ["*.pbtxt"],
     },
     install_requires=PIPELINE + IMAGING + INTERFACE + REPORT,

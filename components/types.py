@@ -11,3 +11,9 @@ class DataReport(Artifact):
     """What is known of a run's data: `findings.json` and what belongs to it, or the page made of it."""
 
     TYPE_NAME = "components.DataReport"
+
+
+class RunReport(Artifact):
+    """What a run came to: the page on it, and the same as JSON."""
+
+    TYPE_NAME = "components.RunReport"

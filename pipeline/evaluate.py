@@ -20,6 +20,8 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResul
 from rich.table import Table
 from rich.text import Text
 
+from components.imaging.agreement import DEFINITION as AGREEMENT
+from components.imaging.agreement import Agreement, bland_altman
 from components.imaging.errors import ScanError, UsageError
 from components.imaging.metrics import (
     DEFINITIONS,
@@ -55,12 +57,14 @@ class EvaluationReport:
     Attributes:
         cases: The scored scans, by case id.
         summaries: One summary a measure, over `cases`.
+        volumes: Agreement of true and predicted volumes in ml, over `cases`.
         missing_predictions: Cases with a truth and no prediction: not scored, only ever listed on request.
         missing_truths: Cases with a prediction and no truth: likewise.
     """
 
     cases: tuple[CaseResult, ...]
     summaries: Mapping[str, Summary]
+    volumes: Agreement
     missing_predictions: tuple[str, ...]
     missing_truths: tuple[str, ...]
 
@@ -69,6 +73,7 @@ class EvaluationReport:
         return {
             "definitions": dict(DEFINITIONS),
             "summary": {name: summary.as_dict() for name, summary in self.summaries.items()},
+            "volumes": {**self.volumes.as_dict(), "definition": AGREEMENT},
             "cases": [
                 {
                     "case": result.case,
@@ -120,7 +125,10 @@ def evaluate(
     cases = tuple(CaseResult(*pair, metrics) for pair, metrics in zip(pairs.both, found, strict=True))
     values = [result.metrics.as_dict() for result in cases]
     summaries = {name: summarise([value[name] for value in values]) for name in METRIC_NAMES}
-    return EvaluationReport(cases, summaries, pairs.only_truth, pairs.only_predictions)
+    volumes = bland_altman(
+        [result.metrics.true_volume_ml for result in cases], [result.metrics.predicted_volume_ml for result in cases]
+    )
+    return EvaluationReport(cases, summaries, volumes, pairs.only_truth, pairs.only_predictions)
 
 
 def compare_files(prediction: Path, truth: Path) -> ScanMetrics:
@@ -429,6 +437,7 @@ class _View:
         yield _case_table(self.report, lines)
         yield Text()
         yield _summary_table(self.report, lines)
+        yield Text(_volumes(self.report.volumes))
         yield Text()
         yield Text(_NOTES, style="dim")
         for what, cases in (
@@ -437,6 +446,16 @@ class _View:
         ):
             if cases:
                 yield Text(f"Not scored, no {what}: {', '.join(cases)} ({len(cases)})", style="bold")
+
+
+def _volumes(found: Agreement) -> str:
+    """Bias and limits of agreement in one line."""
+    if found.bias is None or found.low is None or found.high is None:
+        return "Volumes, predicted - true: limits of agreement need two cases."
+    return (
+        f"Volumes, predicted - true: bias {found.bias:.2f} ml (95 % interval {found.bias_low:.2f} to "
+        f"{found.bias_high:.2f}), limits of agreement {found.low:.2f} to {found.high:.2f} ml (Bland-Altman)."
+    )
 
 
 def _table(lines: box.Box | None, first: str, others: Iterable[str]) -> Table:

@@ -94,7 +94,7 @@ class Folders:
 
     @property
     def reports(self) -> Path:
-        """One folder a run with the page on its data."""
+        """One folder a run with the page on it and that on its data."""
         return self.root / "reports"
 
     @property
@@ -143,8 +143,8 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
             for name, launch in nodes:
                 with _timed(stages, name, log) as stage:
                     stage["cached"], outputs[name] = launch()
-                    if name == "DataReporter":
-                        stage["note"] = _publish_report(outputs[name]["report"], folders.reports / run)
+                    if name in _REPORTS:
+                        stage["note"] = _publish_report(name, outputs[name]["report"], folders.reports / run)
                     else:
                         stage["note"] = _note(name, outputs[name])
                 _give_memory_back()
@@ -357,12 +357,17 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
     return ""
 
 
-def _publish_report(made: Path, folder: Path) -> str:
-    """Copies the page on the data to where it is looked for; returns what to say of it."""
+_REPORTS = {"DataReporter": ("data_report", "data", "data"), "RunReporter": ("run_report", "index", "report")}
+"""Of each stage that makes a page: what its files are called, and the page and its JSON where they are looked for."""
+
+
+def _publish_report(stage: str, made: Path, folder: Path) -> str:
+    """Copies a page to where it is looked for; returns what to say of it."""
+    name, page, content = _REPORTS[stage]
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in ("html", "json"):
-        shutil.copyfile(made / f"data_report.{suffix}", folder / f"data.{suffix}")
-    return f"{_read(folder / 'data.json')['verdict']['status']}: {folder / 'data.html'}"
+    shutil.copyfile(made / f"{name}.html", folder / f"{page}.html")
+    shutil.copyfile(made / f"{name}.json", folder / f"{content}.json")
+    return f"{_read(folder / f'{content}.json')['verdict']['status']}: {folder / f'{page}.html'}"
 
 
 def _short(quarantined: list[dict[str, str]]) -> str:

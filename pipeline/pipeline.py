@@ -16,10 +16,11 @@ from components.data_validator.component import DataValidator
 from components.evaluator.component import Evaluator
 from components.nifti_example_gen.component import NiftiExampleGen
 from components.pusher.component import Pusher
+from components.run_report.component import RunReporter
 from components.served_model.component import ServedModel
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
-from pipeline.code_version import code_version
+from pipeline.code_version import all_parts, code_version
 from pipeline.config import Config
 from schema import features as f
 
@@ -87,7 +88,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         findings=validator.outputs["report"],
         name=config.name,
-        code_version=code_version("data_report", "imaging", "schema"),
+        code_version=code_version("data_report", "imaging", "pages", "schema"),
     )
     data_gate = DataGate(
         findings=validator.outputs["report"],
@@ -161,12 +162,30 @@ def create_pipeline(
         code_version=code_version("evaluator", "imaging"),
     )
 
-    # 6. Only a blessed model goes into service, and only if nothing in the data holds it.
+    # 6. Whatever it decides is put on one page, with all that the decision rests on.
+    left_out = {"beam"} if config.tuner.enabled else {"beam", "tuner"}  # what is off reruns nothing
+    settings = config.subset(*(name for name in type(config).model_fields if name not in left_out))
+    run_reporter = RunReporter(
+        evaluation=evaluator.outputs["evaluation"],
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        findings=validator.outputs["report"],
+        name=config.name,
+        config=settings,
+        program=code_version(*all_parts()),
+        code_version=code_version("run_report", "evaluator", "imaging", "pages", "schema"),
+    )
+
+    # 7. Only a blessed model goes into service, and only if nothing in the data holds it; its card goes with it.
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         data_report=validator.outputs["report"],
+        evaluation=evaluator.outputs["evaluation"],
+        examples=example_gen.outputs["examples"],
         folder=places.serving,
+        config=settings,
         code_version=code_version("pusher", "data_validator"),
     )
 
@@ -175,7 +194,7 @@ def create_pipeline(
         pipeline_root=places.artifacts,
         components=[
             example_gen, statistics, schema, validator, reporter, data_gate, transform, *([tuner] if tuner else []),
-            trainer, served, evaluator, pusher,
+            trainer, served, evaluator, run_reporter, pusher,
         ],
         enable_cache=True,
         metadata_connection_config=(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.local_runner import PUSHED, Outcome
+from serving.versions import CARD_FILES
 
 _OF_A_SCAN = {
     "served_dice": "in service {:.2f}",
@@ -43,6 +44,9 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
         yield f"note:       {note}"
     if outcome.exit_code == PUSHED:
         yield f"pushed:     {outcome.model}"
+        card = outcome.model / CARD_FILES[0] if outcome.model else None
+        if card and card.is_file():  # a model that an older version of the program pushed has none
+            yield f"model card: {card}"
     else:
         if verdict["failures"] or not outcome.held:
             yield "refused by the gate:"

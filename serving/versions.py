@@ -9,6 +9,9 @@ from serving.contract import Contract
 CONTRACT_FILE = "assets.extra/contract.json"
 """The contract as a file beside the SavedModel, so that it can be read without TensorFlow."""
 
+CARD_FILES = ("assets.extra/model_card.md", "assets.extra/model_card.json")
+"""The model's card, to read and for machines; written when it is pushed."""
+
 
 def versions(folder: Path) -> list[Path]:
     """Complete versions below a model's folder, oldest first.

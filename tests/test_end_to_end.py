@@ -81,6 +81,24 @@ def test_a_run_ends_with_a_served_model_and_quarantines_bad_scans(first: tuple[P
     assert outcome["verdict"]["blessed"] and outcome["exit_code"] == 0
 
 
+def test_the_run_has_a_report_and_the_model_a_card(first: tuple[Path, Any, dict[str, Any]]) -> None:
+    output, process, outcome = first
+    (page,) = (output / "reports").glob("*/index.html")
+    assert f"passed: {page.resolve()}" in process.stdout
+    content = json.loads(page.with_name("report.json").read_text(encoding="utf-8"))
+    overall, measured = content["overall"], outcome["verdict"]["overall"]
+    assert overall["dice"]["mean"] == pytest.approx(measured["patient_dice"])
+    assert overall["false_positive_components"]["mean"] == pytest.approx(measured["false_positive_components"])
+    assert content["calibration"] == outcome["verdict"]["calibration"] and content["calibration"]["pixels"] > 0
+    assert len(content["training"]["epochs"]) == 2 and len(content["tuning"]["curves"]) > 2
+    assert "The gate" in page.read_text(encoding="utf-8") and page.stat().st_size < 1_000_000
+    card = Path(outcome["model"]) / "assets.extra" / "model_card.json"
+    facts = json.loads(card.read_text(encoding="utf-8"))
+    assert facts["version"] == Path(outcome["model"]).name
+    assert facts["measures"] == overall
+    assert f"model card: {card.with_suffix('.md')}" in process.stdout
+
+
 def test_the_terminal_shows_one_line_a_stage_and_no_third_party(first: tuple[Path, Any, dict[str, Any]]) -> None:
     _, process, outcome = first
     for stage in outcome["stages"]:
@@ -158,7 +176,9 @@ def test_a_forced_run_reuses_every_stage_and_pushes_nothing(
     assert len(list((output / "serving" / "ich").iterdir())) == 1
     executed = {stage["name"] for stage in again["stages"] if not stage.get("cached") and stage["name"] != "start"}
     # What is in service and known changed with the first run, so validator and gates look anew; nothing else does.
-    assert executed <= {"DataValidator", "DataReporter", "DataGate", "ServedModel", "Evaluator", "Pusher"}
+    assert executed <= {
+        "DataValidator", "DataReporter", "DataGate", "ServedModel", "Evaluator", "RunReporter", "Pusher"
+    }  # fmt: skip
 
 
 def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(
@@ -169,6 +189,8 @@ def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(
     assert process.returncode == 3, process.stdout + process.stderr
     assert refused["model"] == outcome["model"]
     assert "refused by the gate" in process.stdout and "wanted at least 0.990" in process.stdout
+    newest = max((output / "reports").glob("*/index.html"), key=lambda path: path.parent.name)
+    assert "Mean test Dice is" in newest.read_text(encoding="utf-8") and f"refused: {newest}" in process.stdout
     baseline = refused["verdict"]["baseline"]
     assert baseline["version"] == Path(outcome["model"]).name
     same_scans = outcome["verdict"]["overall"]["patient_dice"]

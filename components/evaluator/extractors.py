@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tensorflow_model_analysis.extractors import (
     unbatch_extractor,
 )
 
+from components.imaging.calibration import COUNTS, calibration_counts
 from components.imaging.postprocess import near_lesion, own_hu, quantise, relevant
 from components.imaging.skull import inside_skull, no_tissue
 from schema import features as f
@@ -65,12 +67,16 @@ def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_c
 def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[str, Any]:
     """Packs the probabilities of a batch and drops every feature that no metric needs.
 
+    How probabilities agree with the mask on the model grid is counted before, while all of them are there. Where one
+    is not a number it counts as 0, in the outline and in the calibration.
+
     Args:
         extracts: A batch; predictions are (n, size, size) by model, or alone for a single model.
         contracts: The models' contracts by name; the single model's under the empty name.
     """
     predictions = extracts[tfma.PREDICTIONS_KEY]
     by_model = predictions if set(contracts) != {""} else {"": predictions}
+    masks = np.asarray(extracts[tfma.FEATURES_KEY][f.MASK], dtype=object).ravel()
     packed = {}
     for name, contract in contracts.items():
         values = by_model[name]
@@ -78,6 +84,10 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
             values = values["probability"]
         undefined = np.isnan(values)  # counted and refused by rule, as quantise could only end the run
         quantised = quantise(np.where(undefined, 0, values))
+        counts = [
+            calibration_counts(plane.ravel(), np.frombuffer(mask, np.uint8))
+            for plane, mask in zip(quantised, masks, strict=True)
+        ]
         near = near_lesion(quantised, contract.postprocess["threshold"])
         planes = relevant(quantised, near)
         images = np.asarray(extracts[tfma.FEATURES_KEY][f.IMAGE], dtype=object).ravel()
@@ -89,8 +99,8 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
         if contract.postprocess["hu_range"] is not None:
             hu = list(relevant(whole, near))
         slices = [
-            pack_prediction(plane, contract, mark, below, undefined=int(np.count_nonzero(lost)))
-            for plane, mark, below, lost in zip(planes, marks, hu, undefined, strict=True)
+            pack_prediction(plane, contract, mark, counted, below, undefined=int(np.count_nonzero(lost)))
+            for plane, mark, counted, below, lost in zip(planes, marks, counts, hu, undefined, strict=True)
         ]
         packed[name] = np.array(slices, dtype=object)
     return {
@@ -103,16 +113,18 @@ def pack_prediction(
     quantised: np.ndarray,
     contract: Contract,
     marks: np.ndarray,
+    counts: np.ndarray,
     hu: np.ndarray | None = None,
     *,
     undefined: int = 0,
 ) -> bytes:
-    """What is needed of a slice to outline it later, and to judge the outline.
+    """What is needed of a slice to outline it later, and to judge the outline and the model's calibration.
 
     Args:
         quantised: Quantised probabilities, uint8 of shape (size, size).
         contract: Of the model that made them; says how to post-process.
         marks: `NO_TISSUE` and `OUTSIDE_SKULL` where they hold, uint8 of the same shape.
+        counts: `calibration_counts` of the slice.
         hu: HU on the model grid, int16 of the same shape, where the post-processing looks at them.
         undefined: Pixels whose probability is not a number.
     """
@@ -124,22 +136,42 @@ def pack_prediction(
             "undefined": undefined,
         }
     ).encode()
-    pixels = quantised.tobytes() + marks.tobytes() + (b"" if hu is None else hu.astype("<i2").tobytes())
-    return struct.pack("<H", len(header)) + header + zlib.compress(pixels, 1)
+    content = counts.astype("<i8").tobytes() + quantised.tobytes() + marks.tobytes()
+    content += b"" if hu is None else hu.astype("<i2").tobytes()
+    return struct.pack("<H", len(header)) + header + zlib.compress(content, 1)
 
 
-def unpack_prediction(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """The inverse of `pack_prediction`.
+@dataclass(frozen=True)
+class Unpacked:
+    """A slice as `pack_prediction` took it.
 
-    Returns:
-        Probabilities and marks, uint8 of shape (size, size); HU, int16 of the same shape, where they were packed; the
-        header.
+    Attributes:
+        pixels: Quantised probabilities, uint8 of shape (size, size).
+        marks: `NO_TISSUE` and `OUTSIDE_SKULL` where they hold, uint8 of the same shape.
+        hu: HU, int16 of the same shape, or None.
+        counts: `calibration_counts`, int64.
+        header: `grid_size`, `grid_spacing_mm`, `postprocess` and `undefined`.
     """
+
+    pixels: np.ndarray
+    marks: np.ndarray
+    hu: np.ndarray | None
+    counts: np.ndarray
+    header: dict[str, Any]
+
+
+def unpack_prediction(data: bytes) -> Unpacked:
+    """The inverse of `pack_prediction`."""
     (length,) = struct.unpack_from("<H", data)
     header: dict[str, Any] = json.loads(data[2 : 2 + length])
     content = zlib.decompress(data[2 + length :])
-    size = header["grid_size"]
-    pixels, marks = np.frombuffer(content, np.uint8, 2 * size * size).reshape(2, size, size)
-    if len(content) == 2 * size * size:
-        return pixels, marks, None, header
-    return pixels, marks, np.frombuffer(content, "<i2", size * size, 2 * size * size).reshape(size, size), header
+    size, start = header["grid_size"], 8 * COUNTS
+    end = start + 2 * size * size
+    pixels, marks = np.frombuffer(content, np.uint8, 2 * size * size, start).reshape(2, size, size)
+    return Unpacked(
+        pixels=pixels,
+        marks=marks,
+        hu=np.frombuffer(content, "<i2", size * size, end).reshape(size, size) if len(content) > end else None,
+        counts=np.frombuffer(content, "<i8", COUNTS),
+        header=header,
+    )

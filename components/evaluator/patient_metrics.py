@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -11,6 +12,7 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from components.evaluator.extractors import OUTSIDE_SKULL, unpack_prediction
+from components.imaging.calibration import COUNTS
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import scan_metrics
 from components.imaging.postprocess import Postprocess, count_marked, outline, unpack_mask
@@ -38,7 +40,16 @@ skull, and the pixels of the model grid whose probability is not a number."""
 KEYS = ("patient_dice", *MEANS[1:], *OF_PREDICTION, "patient_dice_sd", "patients", "scans")
 """Names in TFMA's results; `patient_dice` is the mean Dice."""
 
-Accumulator = dict[str, list[tuple[float, ...]]]
+CALIBRATION = "calibration"
+"""One more name in TFMA's results: the sum of `calibration_counts` over all slices, as float64 of shape (33,)."""
+
+
+@dataclass
+class Accumulator:
+    """Values of each patient's scans, and the sum of the calibration's counts."""
+
+    patients: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(COUNTS, np.int64))
 
 
 class PatientMetric(metric_types.Metric):
@@ -57,7 +68,7 @@ metric_types.register_metric(PatientMetric)
 def _computations(
     code_version: str = "", name: str = "", eval_config: Any = None, model_name: str = "", **_: Any
 ) -> list[Any]:
-    keys = {key: metric_types.MetricKey(name=key, model_name=model_name) for key in KEYS}
+    keys = {key: metric_types.MetricKey(name=key, model_name=model_name) for key in (*KEYS, CALIBRATION)}
     return [
         metric_types.MetricComputation(
             keys=list(keys.values()), preprocessors=[_ScanPreprocessor(model_name)], combiner=_PatientCombiner(keys)
@@ -73,7 +84,7 @@ class _ScanPreprocessor(metric_types.Preprocessor):
         self._model_name = model_name
 
     def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yields the patient and the scan's values."""
+        """Yields what `scan_values` returns."""
         predictions = extracts[tfma.PREDICTIONS_KEY]
         if isinstance(predictions, dict):
             predictions = predictions[self._model_name]
@@ -88,7 +99,8 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
         packed: Its packed predictions, of shape (slices,).
 
     Returns:
-        `patient`, and `values` in the order of `MEANS` and `OF_PREDICTION`.
+        `patient`, `values` in the order of `MEANS` and `OF_PREDICTION`, and `counts`: the sum of the slices'
+        calibration counts.
     """
     indices = np.asarray(features[f.SLICE_INDEX]).ravel()
     order = np.argsort(indices)
@@ -96,7 +108,7 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     if not np.array_equal(indices[order], np.arange(shape[0])):
         raise ValueError(f"a scan of {shape[0]} slices came with the slices {sorted(indices.tolist())}")
     unpacked = [unpack_prediction(packed[index]) for index in order]
-    header = unpacked[0][3]
+    header = unpacked[0].header
     spacing = np.asarray(features[f.SPACING_MM], dtype=np.float64).reshape(-1, 3)[0]
     center = np.asarray(features[f.GRID_CENTER], dtype=np.float64).reshape(-1, 2)[0]
     geometry = Geometry(
@@ -109,10 +121,10 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     )
     masks = np.asarray(features[f.NATIVE_MASK], dtype=object).ravel()
     truth = np.stack([unpack_mask(masks[index], shape[1], shape[2]) for index in order])
-    marks = np.stack([marked for _, marked, _, _ in unpacked])
-    below = [hu for _, _, hu, _ in unpacked if hu is not None]
+    marks = np.stack([item.marks for item in unpacked])
+    below = [item.hu for item in unpacked if item.hu is not None]
     predicted = outline(
-        np.stack([plane for plane, _, _, _ in unpacked]),
+        np.stack([item.pixels for item in unpacked]),
         geometry,
         Postprocess.from_dict(header["postprocess"]),
         np.stack(below) if below else None,
@@ -120,10 +132,11 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     )
     measured: dict[str, Any] = scan_metrics(truth, predicted, geometry.spacing_mm).as_dict()
     measured["outside_brain_ml"] = count_marked(marks > 0, predicted, geometry) * geometry.voxel_ml
-    measured["undefined_pixels"] = sum(header["undefined"] for _, _, _, header in unpacked)
+    measured["undefined_pixels"] = sum(item.header["undefined"] for item in unpacked)
     return {
         "patient": bytes(np.asarray(features[f.PATIENT_ID], dtype=object).ravel()[0]).decode(),
         "values": tuple(float(measured[name]) for name in (*MEANS, *OF_PREDICTION)),
+        "counts": np.sum([item.counts for item in unpacked], axis=0),
     }
 
 
@@ -134,26 +147,31 @@ class _PatientCombiner(beam.CombineFn):
         self._keys = keys
 
     def create_accumulator(self) -> Accumulator:
-        return {}
+        return Accumulator()
 
     def add_input(self, accumulator: Accumulator, element: dict[str, Any]) -> Accumulator:
-        accumulator.setdefault(element["patient"], []).append(element["values"])
+        accumulator.patients.setdefault(element["patient"], []).append(element["values"])
+        accumulator.counts += element["counts"]
         return accumulator
 
-    def merge_accumulators(self, accumulators: Any) -> Accumulator:
-        merged: Accumulator = {}
+    def merge_accumulators(self, accumulators: Iterable[Accumulator]) -> Accumulator:
+        merged = Accumulator()
         for accumulator in accumulators:
-            for patient, scans in accumulator.items():
-                merged.setdefault(patient, []).extend(scans)
+            for patient, scans in accumulator.patients.items():
+                merged.patients.setdefault(patient, []).extend(scans)
+            merged.counts += accumulator.counts
         return merged
 
-    def extract_output(self, accumulator: Accumulator) -> dict[metric_types.MetricKey, float]:
+    def extract_output(self, accumulator: Accumulator) -> dict[metric_types.MetricKey, Any]:
+        by_patient = accumulator.patients
         # Sorted, so that sums do not depend on the order of arrival.
-        patients = np.array([np.mean(sorted(accumulator[patient]), axis=0) for patient in sorted(accumulator)])
+        patients = np.array([np.mean(sorted(by_patient[patient]), axis=0) for patient in sorted(by_patient)])
         if not len(patients):
-            return {key: float("nan") for key in self._keys.values()}
-        result = dict(zip(KEYS, patients.mean(axis=0).tolist(), strict=False))
-        result["patient_dice_sd"] = float(patients[:, 0].std(ddof=1)) if len(patients) > 1 else 0.0
-        result["patients"] = float(len(patients))
-        result["scans"] = float(sum(len(scans) for scans in accumulator.values()))
+            result: dict[str, Any] = dict.fromkeys(KEYS, float("nan"))
+        else:
+            result = dict(zip(KEYS, patients.mean(axis=0).tolist(), strict=False))
+            result["patient_dice_sd"] = float(patients[:, 0].std(ddof=1)) if len(patients) > 1 else 0.0
+            result["patients"] = float(len(patients))
+            result["scans"] = float(sum(len(scans) for scans in by_patient.values()))
+        result[CALIBRATION] = accumulator.counts.astype(np.float64)  # exact: they are far below 2^53
         return {self._keys[name]: value for name, value in result.items()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import tensorflow_model_analysis as tfma
 
-from components.evaluator.patient_metrics import KEYS
+from components.evaluator.patient_metrics import CALIBRATION, KEYS
 from components.evaluator.rules import Decision
+from components.imaging.calibration import calibration_of
 from schema import features as f
 
 FILE_NAME = "verdict.json"
@@ -21,10 +23,10 @@ def read_results(uri: str) -> dict[str, Any]:
         uri: Folder of an evaluation.
 
     Returns:
-        `overall` metrics of the candidate, `by_size` and `by_case`, and `baseline` with `overall` and `by_case` of the
-        model in service where there was one.
+        `overall` metrics of the candidate, `by_size`, `by_case` and `calibration`, and `baseline` with `overall`,
+        `by_case` and `calibration` of the model in service where there was one.
     """
-    models = {}
+    models, calibrations = {}, {}
     for name in ("candidate", "baseline"):
         try:
             result = tfma.load_eval_result(uri, model_name=name)
@@ -32,15 +34,26 @@ def read_results(uri: str) -> dict[str, Any]:
             continue
         if result is not None and result.slicing_metrics:
             models[name] = _by_slice(result.slicing_metrics)
+            calibrations[name] = _calibration(result.slicing_metrics)
     if "candidate" not in models:
-        models["candidate"] = _by_slice(tfma.load_eval_result(uri).slicing_metrics)
+        alone = tfma.load_eval_result(uri).slicing_metrics
+        models["candidate"], calibrations["candidate"] = _by_slice(alone), _calibration(alone)
     candidate = models["candidate"]
     served = models.get("baseline")
     return {
         "overall": candidate.get((), {}),
         "by_size": _of(candidate, f.SIZE_BIN),
         "by_case": _of(candidate, f.CASE_ID),
-        "baseline": {"overall": served.get((), {}), "by_case": _of(served, f.CASE_ID)} if served else {},
+        "calibration": calibrations["candidate"],
+        "baseline": (
+            {
+                "overall": served.get((), {}),
+                "by_case": _of(served, f.CASE_ID),
+                "calibration": calibrations["baseline"],
+            }
+            if served
+            else {}
+        ),
     }
 
 
@@ -79,6 +92,12 @@ def _by_slice(slicing_metrics: Any) -> dict[tuple[str, ...], dict[str, float]]:
         # TFMA adds the differences to the baseline as metrics named `<metric>_diff`; both sides are there already.
         found[flat] = {name: float(values[name]["doubleValue"]) for name in KEYS if name in values}
     return found
+
+
+def _calibration(slicing_metrics: Any) -> dict[str, Any]:
+    """Of all slices together, as `calibration.Calibration.as_dict` has it."""
+    whole = next(outputs[""][""] for slice_key, outputs in slicing_metrics if not slice_key)
+    return calibration_of(np.asarray(whole[CALIBRATION]["arrayValue"]["float64Values"])).as_dict()
 
 
 def _of(model: dict[tuple[str, ...], dict[str, float]], feature: str) -> dict[str, dict[str, float]]:

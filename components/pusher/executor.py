@@ -1,7 +1,9 @@
-"""How `Pusher` differs from TFX's: findings against the data hold a push, and pushing a model again changes nothing."""
+"""How `Pusher` differs from TFX's: findings hold a push, a model goes with its card, and none is pushed twice."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import shutil
 import time
@@ -13,20 +15,24 @@ from tfx.dsl.io import fileio
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
-from tfx.utils import proto_utils
+from tfx.utils import json_utils, proto_utils
 
 from components.data_validator.findings import FILE_NAME, holding
+from components.evaluator.verdict import FILE_NAME as VERDICT
 from components.imaging.errors import UsageError
-from serving.versions import read_contract, versions
+from components.nifti_example_gen.cases import FILE_NAME as CASES
+from components.pusher.card import model_card, to_markdown
+from serving.versions import CARD_FILES, CONTRACT_FILE, read_contract, versions
 
-DATA_REPORT_KEY = "data_report"
+DATA_REPORT_KEY, EVALUATION_KEY, EXAMPLES_KEY = "data_report", "evaluation", "examples"
+CONFIG_KEY = "config"
 
 
 class Executor(tfx_pusher.Executor):
     """Pushes unless the newest version came from the same export; versions never go backwards."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """Pushes a blessed model whose data is sound; a local folder receives it in one atomic step."""
+        """Pushes a blessed model whose data is sound; a local folder receives it and its card in one atomic step."""
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties[specs.PUSH_DESTINATION_KEY], destination)
         base = destination.filesystem.base_directory
@@ -36,6 +42,12 @@ class Executor(tfx_pusher.Executor):
             return
         if "://" in base:
             super().Do(input_dict, output_dict, exec_properties)
+            if pushed.get_int_custom_property("pushed"):
+                version = pushed.get_string_custom_property("pushed_version")
+                _write(
+                    pushed.get_string_custom_property("pushed_destination"),
+                    _card(self.GetModelPath(input_dict), input_dict, exec_properties, version),
+                )
             return
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
@@ -48,9 +60,40 @@ class Executor(tfx_pusher.Executor):
             # behind a folder that holds no model: TF Serving goes by the number alone.
             newest = max((int(path.name) for path in Path(base).glob("*") if path.name.isdecimal()), default=0)
             target = Path(base) / str(max(int(time.time()), newest + 1))
-            _copy_whole(candidate, target)
-        shutil.copytree(candidate, pushed.uri, dirs_exist_ok=True)
+            _copy_whole(candidate, target, _card(str(candidate), input_dict, exec_properties, target.name))
+        shutil.copytree(target, pushed.uri, dirs_exist_ok=True)
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
+
+
+def _card(
+    candidate: str, input_dict: dict[str, Any], exec_properties: dict[str, Any], version: str
+) -> dict[str, str]:
+    """The texts of the model's card by their place in the version's folder."""
+    config = json_utils.loads(exec_properties[specs.CUSTOM_CONFIG_KEY])[CONFIG_KEY]
+    card = model_card(
+        _read(artifact_utils.get_single_uri(input_dict[EVALUATION_KEY]), VERDICT),
+        _read(artifact_utils.get_single_uri(input_dict[EXAMPLES_KEY]), CASES),
+        _read(candidate, CONTRACT_FILE),
+        config=json.loads(config),
+        version=version,
+        pushed=datetime.datetime.fromtimestamp(time.time(), datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    texts = (to_markdown(card), json.dumps(card, indent=1, allow_nan=False))
+    return dict(zip(CARD_FILES, texts, strict=True))
+
+
+def _read(uri: str, name: str) -> Any:
+    with fileio.open(os.path.join(uri, name), "r") as file:  # noqa: PTH118 - a URI
+        return json.load(file)
+
+
+def _write(folder: str, texts: dict[str, str]) -> None:
+    """Writes files below a folder or URI."""
+    for name, text in texts.items():
+        path = os.path.join(folder, name)  # noqa: PTH118 - a URI
+        fileio.makedirs(os.path.dirname(path))  # noqa: PTH120
+        with fileio.open(path, "w") as file:
+            file.write(text)
 
 
 def _is_held(report: str) -> bool:
@@ -59,8 +102,8 @@ def _is_held(report: str) -> bool:
         return bool(holding(file.read()))
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    """Copies a folder under a hidden name first: TF Serving takes only folders whose name is a number.
+def _copy_whole(source: Path, target: Path, texts: dict[str, str]) -> None:
+    """Copies a folder, and texts by their place in it, under a hidden name first: TF Serving takes only numbers.
 
     What an earlier push that was killed left behind is removed.
     """
@@ -69,6 +112,7 @@ def _copy_whole(source: Path, target: Path) -> None:
     part = target.with_name(f".{target.name}.part")
     try:
         shutil.copytree(source, part)
+        _write(str(part), texts)
         part.rename(target)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,20 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )  # fmt: skip
+
+
+_PROBE = """
+<script>
+addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("body *")].filter(item =>
+    !item.closest(".scroll, .skip, .unseen-text, thead") && item.getBoundingClientRect().right > innerWidth + 1);
+  const broken = [...document.images].filter(image => image.complete && image.naturalWidth === 0);
+  document.body.dataset.probe = JSON.stringify([innerWidth, document.documentElement.scrollWidth,
+    wide.map(item => item.outerHTML.slice(0, 80)), broken.length, performance.getEntriesByType("resource")
+    .map(entry => entry.name).filter(name => !name.startsWith("data:"))]);
+});
+</script>
+"""
 
 
 def run(
@@ -50,3 +66,35 @@ def dom(page: Path, profile: Path, *flags: str, width: int = 1280, dark: bool = 
     """The document after loading, and the lines of its console; arguments as of `run`."""
     html, log = run(page, profile, "--dump-dom", *flags, width=width, dark=dark)
     return html, re.findall(r".*CONSOLE.*", log)
+
+
+def sticking_out(page: Path, folder: Path, width: int) -> list[object]:
+    """What is wrong with a page of that width: elements beyond its edge, broken pictures, requests, console errors.
+
+    Within a frame, as headless windows have a least width; the probe needs the policy lifted.
+
+    Args:
+        page: The file; all its details are opened.
+        folder: For the browser's files and the frame.
+        width: In CSS pixels.
+    """
+    html = page.read_text(encoding="utf-8")
+    start = html.index("<meta http-equiv")
+    html = html[:start] + html[html.index(">", start) + 1 :]
+    html = html.replace("<details>", "<details open>").replace("</body>", _PROBE + "</body>")
+    (folder / "probed.html").write_text(html, encoding="utf-8")
+    frame = folder / "frame.html"
+    frame.write_text(
+        f"<!doctype html><title>x</title><iframe id=f src=probed.html style='width:{width}px;height:900px;border:0'>"
+        "</iframe><script>f.onload = () => setTimeout(() => document.title = f.contentDocument.body.dataset.probe, 50)"
+        "</script>"
+    )
+    shown, console = dom(
+        frame, folder / "profile", "--allow-file-access-from-files", "--virtual-time-budget=5000", width=1400
+    )
+    title = unescape(shown[shown.index("<title>") + len("<title>") : shown.index("</title>")])
+    inner, whole, wide, broken, requests = json.loads(title)
+    found: list[object] = [*console, *wide, *requests]
+    if (inner, whole) != (width, width):
+        found.append(f"{whole} pixels wide in a window of {inner}, wanted {width}")
+    return found + ([f"{broken} broken pictures"] if broken else [])

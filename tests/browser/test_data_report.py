@@ -14,24 +14,12 @@ from components.data_report.contact_sheet import choose_tiles
 from components.data_report.content import collect
 from components.data_report.page import render
 from components.data_report.pictures import data_uri
-from tests.browser.chromium import dom, needs_chromium, run
+from tests.browser.chromium import dom, needs_chromium, run, sticking_out
 from tests.cases import Sample, cuboid
 from tests.components.data_report.listings import finding, listing, quarantined, random_cohort
 
 pytestmark = needs_chromium
 BLOOD = [cuboid((1, 4), (30, 38), (30, 40))]
-PROBE = """
-<script>
-addEventListener("load", () => {
-  const wide = [...document.querySelectorAll("body *")].filter(item =>
-    !item.closest(".scroll, .skip, .unseen-text, thead") && item.getBoundingClientRect().right > innerWidth + 1);
-  const broken = [...document.images].filter(image => image.complete && image.naturalWidth === 0);
-  document.body.dataset.probe = JSON.stringify([innerWidth, document.documentElement.scrollWidth,
-    wide.map(item => item.outerHTML.slice(0, 80)), broken.length, performance.getEntriesByType("resource")
-    .map(entry => entry.name).filter(name => !name.startsWith("data:"))]);
-});
-</script>
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +69,7 @@ def test_a_console_error_would_be_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_sticks_out_no_picture_is_broken_nothing_is_loaded(page: Path, tmp_path: Path, width: int) -> None:
-    """Within a frame of that width, as headless windows have a least width; the probe needs the policy lifted."""
-    html = page.read_text(encoding="utf-8")
-    start = html.index("<meta http-equiv")
-    html = html[:start] + html[html.index(">", start) + 1 :]
-    html = html.replace("<details>", "<details open>").replace("</body>", PROBE + "</body>")
-    (tmp_path / "probed.html").write_text(html, encoding="utf-8")
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f"<!doctype html><title>x</title><iframe id=f src=probed.html style='width:{width}px;height:900px;border:0'>"
-        "</iframe><script>f.onload = () => setTimeout(() => document.title = f.contentDocument.body.dataset.probe, 50)"
-        "</script>"
-    )
-    shown, console = dom(
-        frame, tmp_path / "profile", "--allow-file-access-from-files", "--virtual-time-budget=5000", width=1400
-    )
-    assert console == []
-    assert f"<title>[{width},{width},[],0,[]]</title>" in shown, shown[: shown.index("</title>")][:2000]
+    assert sticking_out(page, tmp_path, width) == []
 
 
 @pytest.mark.parametrize(("dark", "brightness"), [(False, (225, 256)), (True, (0, 40))])

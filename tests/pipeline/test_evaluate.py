@@ -18,6 +18,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from rich.console import Console
 from scipy import ndimage
 
+from components.imaging.agreement import bland_altman
 from components.imaging.errors import ScanError, UsageError
 from components.imaging.metrics import METRIC_NAMES, ScanMetrics, scan_metrics, summarise
 from pipeline.evaluate import CaseResult, EvaluationReport, compare_files, evaluate, pair_cases, render_table
@@ -105,10 +106,21 @@ def test_number_of_workers_changes_nothing(cohort: tuple[Path, Path], workers: i
     assert evaluate(*cohort, workers=workers) == evaluate(*cohort)
 
 
+def test_volumes_agree_as_far_as_the_masks_do(cohort: tuple[Path, Path]) -> None:
+    report = evaluate(*cohort)
+    apart = [case.metrics.predicted_volume_ml - case.metrics.true_volume_ml for case in report.cases]
+    assert min(apart) < 0 < max(apart)
+    bias, sd = float(np.mean(apart)), float(np.std(apart, ddof=1))
+    assert (report.volumes.bias, report.volumes.low) == pytest.approx((bias, bias - 1.96 * sd))
+    assert f"bias {bias:.2f} ml" in printed(report, width=200)
+    assert f"limits of agreement {bias - 1.96 * sd:.2f} to {bias + 1.96 * sd:.2f} ml" in printed(report, width=200)
+
+
 def test_two_files(cohort: tuple[Path, Path]) -> None:
     report = evaluate(cohort[0] / "000.nii.gz", cohort[1] / "000.nii.gz")
     assert report.cases == evaluate(*cohort).cases[:1]
     assert report.summaries["dice"].sd is None
+    assert "limits of agreement need two cases" in printed(report, width=200)
 
 
 def test_json_holds_null_for_undefined(cohort: tuple[Path, Path]) -> None:
@@ -118,6 +130,7 @@ def test_json_holds_null_for_undefined(cohort: tuple[Path, Path]) -> None:
     assert found["summary"]["rvd"]["undefined"] == 1
     assert found["missing_predictions"] == found["missing_truths"] == []
     assert set(found["summary"]) == set(found["definitions"]) == set(METRIC_NAMES)
+    assert set(found["volumes"]) == {*bland_altman([], []).as_dict(), "definition"}
     assert set(found["cases"][0]) == {"case", "prediction", "truth", *METRIC_NAMES}
 
 
@@ -394,7 +407,8 @@ def test_table_fits_and_cuts_no_number(width: int, terminal: bool) -> None:
     files = [Path(f"a-rather-long-name-of-a-case-{number}.nii") for number in range(2)]
     cases = tuple(CaseResult(file.stem, file, file, metrics) for file, metrics in zip(files, both, strict=True))
     summaries = {name: summarise([metrics.as_dict()[name] for metrics in both]) for name in METRIC_NAMES}
-    report = EvaluationReport(cases, summaries, (), ())
+    volumes = bland_altman([0.21, 212.34], [1421.5, 0.0])
+    report = EvaluationReport(cases, summaries, volumes, (), ())
 
     text = printed(report, width=width, force_terminal=terminal, color_system=None)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width

@@ -178,6 +178,29 @@ def test_a_refused_model_ends_with_three(tmp_path: Path, data: Path, stages: dic
     assert summary(tmp_path / "out")["exit_code"] == 3
 
 
+def test_the_page_on_a_refused_run_is_copied_to_where_it_is_looked_for(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> Any:
+        (tmp_path / "verdict.json").write_text(json.dumps({"blessed": False, "overall": OVERALL}))
+        return False, {"evaluation": tmp_path}
+
+    def report() -> Any:
+        made = tmp_path / "made"
+        made.mkdir()
+        (made / "run_report.html").write_text("the page")
+        (made / "run_report.json").write_text(json.dumps({"verdict": {"status": "refused"}}))
+        return False, {"report": made}
+
+    stages |= {"Evaluator": refuse, "RunReporter": report, "Pusher": lambda: (False, {})}
+    assert run(data, tmp_path / "out").exit_code == 3
+    (page,) = (tmp_path / "out" / "reports").glob("*/index.html")
+    assert page.read_text() == "the page"
+    assert json.loads(page.with_name("report.json").read_text())["verdict"]["status"] == "refused"
+    assert page.parent.name == summary(tmp_path / "out")["run"]
+    assert f"refused: {page}" in capfd.readouterr().out
+
+
 HOLD = {
     "split": "train", "feature": "brain_hu_mean", "kind": "drift", "severity": "hold", "rule": "drift against x",
     "description": "differs from x: Jensen-Shannon divergence 0.900, allowed is 0.200", "value": 0.9, "bound": 0.2,

@@ -21,7 +21,7 @@ REMOTE = Places(
 )
 STAGES = [
     "NiftiExampleGen", "StatisticsGen", "CuratedSchema", "DataValidator", "DataReporter", "DataGate", "Transform",
-    "Trainer", "ServedModel", "Evaluator", "Pusher",
+    "Trainer", "ServedModel", "Evaluator", "RunReporter", "Pusher",
 ]  # fmt: skip
 
 
@@ -78,7 +78,8 @@ def test_every_stage_runs_after_what_it_needs(stages: dict[str, Any]) -> None:
         ("Trainer", {"NiftiExampleGen", "CuratedSchema", "Transform"}),
         ("ServedModel", set()),
         ("Evaluator", {"NiftiExampleGen", "CuratedSchema", "Trainer", "ServedModel"}),
-        ("Pusher", {"Trainer", "Evaluator", "DataValidator"}),
+        ("RunReporter", {"NiftiExampleGen", "Trainer", "Evaluator", "DataValidator"}),
+        ("Pusher", {"NiftiExampleGen", "Trainer", "Evaluator", "DataValidator"}),
     ],
 )
 def test_direct_dependencies(stages: dict[str, Any], name: str, direct: set[str]) -> None:
@@ -88,6 +89,11 @@ def test_direct_dependencies(stages: dict[str, Any], name: str, direct: set[str]
 def test_nothing_is_trained_on_data_that_was_not_validated(stages: dict[str, Any]) -> None:
     for name in ("Transform", "Trainer", "Evaluator", "Pusher"):
         assert {"DataValidator", "DataReporter", "DataGate"} <= before(stages, name)
+
+
+def test_a_report_that_fails_holds_no_push(stages: dict[str, Any]) -> None:
+    assert "RunReporter" not in before(stages, "Pusher")
+    assert "Pusher" not in before(stages, "RunReporter")  # nor does it take a push to see why there was none
 
 
 def test_no_resolver_node(stages: dict[str, Any], tmp_path: Path) -> None:
@@ -113,6 +119,10 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return {name for name in one if parameters(one[name]) != parameters(other[name])}
 
 
+SHOWN = {"RunReporter", "Pusher"}
+"""Page and card tell of every setting; a model that is in service already is not pushed again for that."""
+
+
 @pytest.mark.parametrize(
     ("setting", "wanted"),
     [
@@ -133,7 +143,8 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 def test_a_setting_reruns_the_stages_that_it_concerns(stages: dict[str, Any], tmp_path: Path, setting: str,
                                                      wanted: set[str]) -> None:  # fmt: skip
     base = nodes(load_config("demo"), local(tmp_path))
-    assert changed(base, nodes(load_config("demo", [setting]), local(tmp_path))) == wanted
+    shown = set() if setting.endswith("root=elsewhere") else SHOWN
+    assert changed(base, nodes(load_config("demo", [setting]), local(tmp_path))) == wanted | shown
 
 
 def test_another_model_in_service_makes_the_gate_look_anew(tmp_path: Path) -> None:
@@ -160,6 +171,8 @@ def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.Monkey
         "nifti_example_gen": {"NiftiExampleGen"},
         "data_validator": {"DataValidator", "DataGate", "Pusher"},
         "data_report": {"DataReporter"},
+        "pages": {"DataReporter"},
+        "run_report": set(),
         "data_gate": {"DataGate"},
         "transform": {"Transform", "Trainer"},
         "trainer": {"Trainer"},
@@ -175,7 +188,8 @@ def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.Monkey
                 "code_version",
                 lambda *parts, part=part, real=real: real(*parts) + ("changed" if part in parts else ""),
             )
-            assert changed(base, nodes(load_config("demo"), local(tmp_path))) == wanted, part
+            # The report names the program as a whole.
+            assert changed(base, nodes(load_config("demo"), local(tmp_path))) == {*wanted, "RunReporter"}, part
 
 
 TUNED = ["tuner.enabled=true"]
@@ -217,7 +231,7 @@ def test_a_search_that_is_off_reruns_nothing(tmp_path: Path) -> None:
 def test_a_setting_reruns_the_search_that_it_concerns(tmp_path: Path, setting: str, wanted: set[str]) -> None:
     base = nodes(load_config("demo", TUNED), local(tmp_path))
     found = changed(base, nodes(load_config("demo", [*TUNED, setting]), local(tmp_path)))
-    assert found - {"ServedModel", "Pusher", "DataValidator", "DataGate"} == wanted
+    assert found - {"ServedModel", "DataValidator", "DataGate"} == wanted | SHOWN
 
 
 def test_other_code_reruns_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,16 @@ def test_a_first_model_is_pushed() -> None:
     ]
 
 
+def test_the_card_of_a_pushed_model_is_named_where_it_has_one(tmp_path: Path) -> None:
+    (tmp_path / "assets.extra").mkdir()
+    assert not any(line.startswith("model card") for line in lines(PUSHED, tmp_path))
+    card = tmp_path / "assets.extra" / "model_card.md"
+    card.touch()
+    assert lines(PUSHED, tmp_path)[1:3] == [f"pushed:     {tmp_path}", f"model card: {card}"]
+    refused = lines(REFUSED, tmp_path, failures=refusal({"min_mean_dice": 0.6}))
+    assert not any(line.startswith("model card") for line in refused)
+
+
 def test_the_model_in_service_is_named_where_it_was_measured() -> None:
     baseline = {"version": "1600000000", "used": True, "reason": "", "overall": {"patient_dice": 0.7}}
     assert "in service:  version 1600000000, Dice 0.700" in lines(PUSHED, baseline=baseline)

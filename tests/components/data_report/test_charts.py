@@ -7,8 +7,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from components.data_report.charts import SVG, chart
+from components.data_report.charts import chart
 from components.data_report.distributions import distributions
+from components.pages.svg import SVG
 from tests.components.data_report.listings import random_cohort, record
 
 

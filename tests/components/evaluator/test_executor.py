@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorflow.core.example.example_pb2 import Example
 
 from components.evaluator.patient_metrics import KEYS, MEANS, OF_PREDICTION
 from components.imaging.metrics import scan_metrics
@@ -66,6 +67,29 @@ def reference(network: Arithmetic, **settings: Any) -> dict[str, dict[str, float
             **dict.fromkeys(OF_PREDICTION, 0.0),
         }
     return found
+
+
+def reference_calibration(network: Arithmetic) -> dict[str, Any]:
+    """Of all pixels at once, in floating point."""
+    probability, truth = [], []
+    for sample in SAMPLES:
+        probability.append(quantise(network.numpy(sample.scan().examples(0))).ravel() / 255)
+        examples = [Example.FromString(record).features.feature for record in sample.examples()]
+        truth += [np.frombuffer(example["mask"].bytes_list.value[0], np.uint8) / 255 for example in examples]
+    p, t = np.concatenate(probability), np.concatenate(truth)
+    counted = (p >= 0.01) | (t > 0)
+    bins, apart = [], 0.0
+    for place in range(10):
+        inside = counted & (p >= place / 10) & ((p < (place + 1) / 10) | (place == 9))
+        if inside.any():
+            bins.append((int(inside.sum()), p[inside].mean(), t[inside].mean()))
+            apart += inside.sum() * abs(p[inside].mean() - t[inside].mean())
+        else:
+            bins.append((0, None, None))
+    return {
+        "bins": bins, "pixels": int(counted.sum()), "ece": apart / counted.sum(), "all_pixels": len(p),
+        "brier": np.mean((p - t)[counted] ** 2), "brier_all_pixels": np.mean((p - t) ** 2),
+    }  # fmt: skip
 
 
 def means(by_case: dict[str, dict[str, float]], patients: dict[str, list[str]]) -> dict[str, float]:
@@ -173,6 +197,22 @@ def test_two_scans_of_a_patient_count_as_one_patient(first: Result) -> None:
     assert (overall["patients"], overall["scans"]) == (5, 6)
     per_scan = np.mean([case["dice"] for case in reference(CANDIDATE).values()])
     assert overall["patient_dice"] != pytest.approx(float(per_scan), abs=0.01)
+
+
+def test_calibration_of_both_models_is_that_of_numpy(first: Result, against_served: Result) -> None:
+    """Over every pixel of the grid, of which but a few reach the grouping by scan."""
+    verdict = against_served.verdict
+    assert verdict["calibration"] == first.verdict["calibration"]  # to the last bit, in whatever order slices came
+    for found, network in ((verdict["calibration"], CANDIDATE), (verdict["baseline"]["calibration"], SERVED)):
+        wanted = reference_calibration(network)
+        for name in ("pixels", "all_pixels", "brier", "ece", "brier_all_pixels"):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-9), name
+        assert wanted["all_pixels"] == 6 * 5 * 32 * 32 > 4 * wanted["pixels"]
+        assert sum(pixels > 0 for pixels, _, _ in wanted["bins"]) > 1
+        for bin_, (pixels, mean, share) in zip(found["bins"], wanted["bins"], strict=True):
+            assert bin_["pixels"] == pixels
+            assert (bin_["mean_probability"], bin_["true_share"]) == pytest.approx((mean, share))
+    assert verdict["calibration"]["brier"] != verdict["baseline"]["calibration"]["brier"]
 
 
 @pytest.mark.parametrize(("size_bin", "cases"), BINS.items())

@@ -21,7 +21,15 @@ from components.evaluator.extractors import (
     pack_prediction,
     unpack_prediction,
 )
-from components.evaluator.patient_metrics import KEYS, MEANS, OF_PREDICTION, _PatientCombiner, scan_values
+from components.evaluator.patient_metrics import (
+    CALIBRATION,
+    KEYS,
+    MEANS,
+    OF_PREDICTION,
+    _PatientCombiner,
+    scan_values,
+)
+from components.imaging.calibration import COUNTS, calibration_counts
 from components.imaging.metrics import scan_metrics
 from components.imaging.postprocess import Postprocess, near_lesion, outline, quantise, skull_for
 from components.imaging.skull import inside_skull, no_tissue
@@ -46,19 +54,33 @@ def extracts(sample: Sample, order: list[int]) -> tuple[dict[str, Any], np.ndarr
     network, made = Arithmetic(), contract()
     planes = quantise(network.numpy(sample.scan().examples(0)))
     marks = np.zeros_like(planes[0])
-    return features, np.array([pack_prediction(planes[index], made, marks) for index in order], dtype=object)
+    masks = [np.frombuffer(example[f.MASK].bytes_list.value[0], np.uint8) for example in examples]
+    packed = [
+        pack_prediction(planes[index], made, marks, calibration_counts(planes[index].ravel(), masks[index]))
+        for index in order
+    ]
+    return features, np.array(packed, dtype=object)
+
+
+def grid_masks(sample: Sample) -> np.ndarray:
+    """The covered shares of a scan's slices on the model grid, shaped as TFMA hands them over."""
+    examples = [Example.FromString(record).features.feature for record in sample.examples()]
+    return np.array([[example[f.MASK].bytes_list.value[0]] for example in examples], dtype=object)
 
 
 def test_packing_keeps_every_pixel_and_the_post_processing() -> None:
     plane = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
     made = contract(threshold=0.3, min_component_ml=0.5)
     marks = (plane % 4).astype(np.uint8)
-    pixels, kept, hu, header = unpack_prediction(pack_prediction(plane, made, marks, undefined=3))
-    np.testing.assert_array_equal(pixels, plane)
-    np.testing.assert_array_equal(kept, marks)
-    assert hu is None
-    assert header == {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess, "undefined": 3}
-    assert Postprocess.from_dict(header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
+    counts = np.arange(COUNTS) * 10**12
+    found = unpack_prediction(pack_prediction(plane, made, marks, counts, undefined=3))
+    np.testing.assert_array_equal(found.pixels, plane)
+    np.testing.assert_array_equal(found.marks, marks)
+    np.testing.assert_array_equal(found.counts, counts)
+    assert found.hu is None
+    wanted = {"grid_size": 32, "grid_spacing_mm": 6.0, "postprocess": made.postprocess, "undefined": 3}
+    assert found.header == wanted
+    assert Postprocess.from_dict(found.header["postprocess"]) == postprocess(0.3, min_component_ml=0.5)
 
 
 def test_packing_keeps_hu_beside_the_probabilities() -> None:
@@ -66,11 +88,13 @@ def test_packing_keeps_hu_beside_the_probabilities() -> None:
     plane = rng.integers(0, 256, (32, 32)).astype(np.uint8)
     below = rng.integers(-1024, 3072, (32, 32)).astype("<i2")
     marks = (plane % 3).astype(np.uint8)
-    pixels, kept, hu, _ = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), marks, below))
-    np.testing.assert_array_equal(pixels, plane)
-    np.testing.assert_array_equal(kept, marks)
-    assert hu is not None
-    np.testing.assert_array_equal(hu, below)
+    counts = np.arange(COUNTS)
+    found = unpack_prediction(pack_prediction(plane, contract(hu_range=[20, 110]), marks, counts, below))
+    np.testing.assert_array_equal(found.pixels, plane)
+    np.testing.assert_array_equal(found.marks, marks)
+    np.testing.assert_array_equal(found.counts, counts)
+    assert found.hu is not None
+    np.testing.assert_array_equal(found.hu, below)
 
 
 @pytest.mark.parametrize("context", [0, 1])
@@ -79,7 +103,9 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     sample = Sample("a", BLOOD)
     scan = sample.scan()
     images = np.array([[part.tobytes()] for part in scan.examples(context)], dtype=object)
-    features: dict[str, Any] = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}
+    masks = np.random.default_rng(7).integers(0, 256, (len(images), 32 * 32)).astype(np.uint8)
+    bytes_of_masks = np.array([[mask.tobytes()] for mask in masks], dtype=object)
+    features: dict[str, Any] = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images, f.MASK: bytes_of_masks}
     batch = {"features": features, "predictions": Arithmetic().numpy(scan.examples(0))}
     with_hu = contract(context_slices=context, hu_range=[20, 110])
     found = compact(batch, {"": with_hu})
@@ -88,19 +114,23 @@ def test_a_batch_is_compacted_to_what_its_model_looks_at(context: int) -> None:
     near = near_lesion(quantised, 0.5)
     assert 0 < near.mean() < 0.1
     for index, data in enumerate(found["predictions"]):
-        pixels, marks, hu, header = unpack_prediction(data)
-        assert hu is not None
-        assert header["undefined"] == 0
-        np.testing.assert_array_equal(marks & NO_TISSUE > 0, near[index] & no_tissue(scan.hu)[index])
-        np.testing.assert_array_equal(marks & OUTSIDE_SKULL > 0, near[index] & ~inside_skull(scan.hu, 6.0)[index])
-        np.testing.assert_array_equal(pixels, np.where(near[index], quantised[index], 0))
-        np.testing.assert_array_equal(hu, np.where(near[index], scan.hu[index], 0))
+        kept = unpack_prediction(data)
+        assert kept.hu is not None
+        assert kept.header["undefined"] == 0
+        np.testing.assert_array_equal(kept.marks & NO_TISSUE > 0, near[index] & no_tissue(scan.hu)[index])
+        outside = ~inside_skull(scan.hu, 6.0)[index]
+        np.testing.assert_array_equal(kept.marks & OUTSIDE_SKULL > 0, near[index] & outside)
+        np.testing.assert_array_equal(kept.pixels, np.where(near[index], quantised[index], 0))
+        np.testing.assert_array_equal(kept.hu, np.where(near[index], scan.hu[index], 0))
+        # Counted of all pixels, also of those that are not kept.
+        np.testing.assert_array_equal(kept.counts, calibration_counts(quantised[index].ravel(), masks[index]))
+        assert kept.counts[:10].sum() > near[index].sum()
     both = compact(
         {**batch, "predictions": {"new": batch["predictions"], "old": batch["predictions"]}},
         {"new": contract(context_slices=context), "old": with_hu},
     )
     assert both["predictions"]["old"].tolist() == found["predictions"].tolist()
-    assert all(unpack_prediction(data)[2] is None for data in both["predictions"]["new"])
+    assert all(unpack_prediction(data).hu is None for data in both["predictions"]["new"])
 
 
 SWELLING = cuboid((1, 4), (28, 36), (4, 6))
@@ -112,15 +142,15 @@ SWELLING = cuboid((1, 4), (28, 36), (4, 6))
 def test_what_lies_outside_the_skull_is_measured_or_dropped(settings: dict[str, Any], batch: int) -> None:
     """The gate outlines from batches of packed slices what prediction outlines from the whole scan."""
     sample = Sample("a", [*BLOOD, SWELLING], BLOOD)
-    scan, made = sample.scan(), contract(**settings)
+    scan, made, masks = sample.scan(), contract(**settings), grid_masks(sample)
     features, _ = extracts(sample, list(range(5)))
     probabilities = Arithmetic().numpy(scan.examples(0))
     packed: list[bytes] = []
     for start in range(0, 5, batch):
         part = slice(start, start + batch)
         images = np.array([[plane.tobytes()] for plane in scan.hu[part]], dtype=object)
-        extract = {"features": {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}, "predictions": probabilities[part]}
-        packed += list(compact(extract, {"": made})["predictions"])
+        kept = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images, f.MASK: masks[part]}
+        packed += list(compact({"features": kept, "predictions": probabilities[part]}, {"": made})["predictions"])
     found = dict(zip(GATE_NAMES, scan_values(features, np.array(packed, dtype=object))["values"], strict=True))
     post = Postprocess.from_dict(made.postprocess)
     skull = skull_for(post, scan.hu, 6.0)
@@ -143,17 +173,26 @@ def test_pixels_without_a_number_are_counted_and_outline_nothing() -> None:
     probabilities = Arithmetic().numpy(scan.examples(0))
     probabilities[1:3, 10:20, 16] = np.nan
     images = np.array([[plane.tobytes()] for plane in scan.hu], dtype=object)
-    batch = {"features": {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images}, "predictions": probabilities}
+    masks = grid_masks(sample)
+    kept = {**dict.fromkeys(KEPT_FEATURES), f.IMAGE: images, f.MASK: masks}
+    batch = {"features": kept, "predictions": probabilities}
     packed = np.array(list(compact(batch, {"": contract()})["predictions"]), dtype=object)
-    found = dict(zip(GATE_NAMES, scan_values(extracts(sample, list(range(5)))[0], packed)["values"], strict=True))
+    measured = scan_values(extracts(sample, list(range(5)))[0], packed)
+    found = dict(zip(GATE_NAMES, measured["values"], strict=True))
     assert found["undefined_pixels"] == 20
     assert 0 < found["dice"] < 1
+    # The calibration takes them for 0, as the outline does, and leaves none of them out.
+    truth = np.stack([np.frombuffer(mask, np.uint8) for (mask,) in masks]).reshape(probabilities.shape)
+    assert truth[np.isnan(probabilities)].any()
+    filled = calibration_counts(quantise(np.nan_to_num(probabilities, nan=0.0)), truth)
+    assert measured["counts"].tolist() == filled.tolist()
+    assert measured["counts"][-1] == probabilities.size
 
 
 def test_a_packed_slice_is_small() -> None:
     sample = Sample("a", BLOOD)
     _, packed = extracts(sample, list(range(5)))
-    assert max(map(len, packed)) < 400  # 4096 bytes of float32 pixels
+    assert max(map(len, packed)) < 500  # 4096 bytes of float32 pixels
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -163,6 +202,7 @@ def test_slices_may_come_in_any_order(seed: int) -> None:
     wanted = scan_values(*extracts(sample, order))
     random.Random(seed).shuffle(order)
     found = scan_values(*extracts(sample, order))
+    assert found.pop("counts").tolist() == wanted.pop("counts").tolist()
     assert found == wanted
     assert found["patient"] == "patient"
     assert 0 < found["values"][0] < 1
@@ -175,17 +215,18 @@ def test_a_scan_with_missing_or_repeated_slices_is_an_error(order: list[int]) ->
 
 
 def combiner() -> _PatientCombiner:
-    return _PatientCombiner({name: metric_types.MetricKey(name=name) for name in KEYS})
+    return _PatientCombiner({name: metric_types.MetricKey(name=name) for name in (*KEYS, CALIBRATION)})
 
 
 def scan(patient: str, dice: float, alarms: float = 0.0) -> dict[str, Any]:
     """What `scan_values` returns, with two measures of interest."""
     values = dict.fromkeys(GATE_NAMES, 0.0) | {"dice": dice, "false_positive_components": alarms}
-    return {"patient": patient, "values": tuple(values[name] for name in GATE_NAMES)}
+    counts = np.arange(COUNTS) + len(patient)
+    return {"patient": patient, "values": tuple(values[name] for name in GATE_NAMES), "counts": counts}
 
 
-def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
-    """The result over scans that arrive in groups."""
+def combined(groups: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """The result over scans that arrive in groups; counts as a list."""
     made = combiner()
     accumulators = []
     for group in groups:
@@ -193,7 +234,8 @@ def combined(groups: list[list[dict[str, Any]]]) -> dict[str, float]:
         for element in group:
             accumulator = made.add_input(accumulator, element)
         accumulators.append(accumulator)
-    return {key.name: value for key, value in made.extract_output(made.merge_accumulators(accumulators)).items()}
+    found = {key.name: value for key, value in made.extract_output(made.merge_accumulators(accumulators)).items()}
+    return {**found, CALIBRATION: found[CALIBRATION].tolist()}
 
 
 def test_scans_are_averaged_within_a_patient_first() -> None:
@@ -202,6 +244,11 @@ def test_scans_are_averaged_within_a_patient_first() -> None:
     assert found["patient_dice_sd"] == pytest.approx(np.std([0.4, 0.9], ddof=1))
     assert found["false_positive_components"] == pytest.approx((2 + 1) / 2)
     assert (found["patients"], found["scans"]) == (2, 3)
+
+
+def test_counts_of_the_calibration_are_added_up_over_all_scans() -> None:
+    found = combined([[scan("a", 0.2), scan("b", 0.9)], [], [scan("a", 0.6)]])
+    assert found[CALIBRATION] == [3.0 * (place + 1) for place in range(COUNTS)]
 
 
 def test_the_order_of_arrival_leaves_no_trace() -> None:
@@ -218,7 +265,8 @@ def test_a_single_patient_has_no_deviation() -> None:
 
 def test_no_scan_at_all_is_not_a_number_and_fails_every_bound() -> None:
     found = combined([[]])
-    assert set(found) == set(KEYS)
+    assert set(found) == {*KEYS, CALIBRATION}
+    assert found.pop(CALIBRATION) == [0.0] * COUNTS
     assert all(np.isnan(value) for value in found.values())
 
 

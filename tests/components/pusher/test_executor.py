@@ -16,7 +16,8 @@ from tfx.types import standard_artifacts
 from components.pusher import executor as module
 from components.pusher.component import Pusher
 from components.types import DataReport
-from serving.versions import read_contract, versions
+from serving.versions import CARD_FILES, read_contract, versions
+from tests.components.run_report.runs import cohort, measured_cases, verdict
 from tests.models import unloadable
 
 NOW = 1_700_000_000
@@ -40,7 +41,7 @@ def candidate(folder: Path, **contract: Any) -> Any:
     return artifact
 
 
-def push(model: Any, base: Path, into: Path, *, blessed: bool = True, findings: str = "[]") -> Any:
+def push(model: Any, base: Path | str, into: Path, *, blessed: bool = True, findings: str = "[]") -> Any:
     """Runs the executor with the component's own properties; returns the PushedModel artifact."""
     blessing = standard_artifacts.ModelBlessing()
     blessing.uri = f"{into}-blessing"
@@ -53,23 +54,36 @@ def push(model: Any, base: Path, into: Path, *, blessed: bool = True, findings: 
     (Path(report.uri) / "findings.json").write_text(findings)
     pushed = standard_artifacts.PushedModel()
     pushed.uri = str(into)
+    evaluation, examples = standard_artifacts.ModelEvaluation(), standard_artifacts.Examples()
+    found, measures = cohort(4)
+    for artifact, name, content in (
+        (evaluation, "verdict.json", verdict(measures, measured_cases(found))), (examples, "cases.json", found),
+    ):  # fmt: skip
+        artifact.uri = f"{into}-{name}"
+        Path(artifact.uri).mkdir()
+        (Path(artifact.uri) / name).write_text(json.dumps(content))
+    inputs = {
+        "model": [model], "model_blessing": [blessing], "data_report": [report], "evaluation": [evaluation],
+        "examples": [examples],
+    }  # fmt: skip
     component = Pusher(
-        model=types.channel_utils.as_channel([model]),
-        model_blessing=types.channel_utils.as_channel([blessing]),
-        data_report=types.channel_utils.as_channel([report]),
+        **{name: types.channel_utils.as_channel(artifacts) for name, artifacts in inputs.items()},
         folder=str(base),
+        config=json.dumps({"training": {"seed": 7}}),
         code_version="1",
     )
     executor = component.executor_spec.executor_class()
-    executor.Do(
-        {"model": [model], "model_blessing": [blessing], "data_report": [report]},
-        {"pushed_model": [pushed]},
-        dict(component.exec_properties),
-    )
+    executor.Do(inputs, {"pushed_model": [pushed]}, dict(component.exec_properties))
     return pushed
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder: Path, *, cards: bool = True) -> dict[str, bytes]:
+    """Contents by path, with or without the models' cards."""
+    found = _files(folder)
+    return found if cards else {name: text for name, text in found.items() if not name.endswith(CARD_FILES)}
+
+
+def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -84,9 +98,10 @@ def test_the_layout_that_tf_serving_watches(tmp_path: Path) -> None:
     base = tmp_path / "serving" / "ich"  # not there yet
     pushed = push(model, base, tmp_path / "pushed")
     assert [path.name for path in base.iterdir()] == [str(NOW)]
-    assert files(base / str(NOW)) == files(tmp_path / "model" / "Format-Serving")
+    assert files(base / str(NOW), cards=False) == files(tmp_path / "model" / "Format-Serving")
     assert set(files(base / str(NOW))) == {
-        "saved_model.pb", "variables/variables.index", "assets.extra/contract.json"
+        "saved_model.pb", "variables/variables.index", "assets.extra/contract.json", "assets.extra/model_card.md",
+        "assets.extra/model_card.json",
     }  # fmt: skip
     assert pushed.get_int_custom_property("pushed") == 1
     assert pushed.get_string_custom_property("pushed_destination") == str(base / str(NOW))
@@ -164,7 +179,61 @@ def test_a_version_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     copying_with(copy, monkeypatch)
     push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
     assert seen[:3] == [[], [], []]  # the version's three files
-    assert seen[3:] == [[str(NOW)]] * 3  # the copy for the artifact comes after
+    assert seen[3:] == [[str(NOW)]] * 5  # the copy for the artifact, with the card, comes after
+
+
+def test_the_card_is_there_as_soon_as_the_version_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, at_rename = Path.rename, []
+
+    def note(path: Path, target: Path) -> Path:
+        at_rename.append(sorted(files(path)))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", note)
+    push(candidate(tmp_path / "model"), tmp_path / "serving", tmp_path / "pushed")
+    assert len(at_rename) == 1 and set(CARD_FILES) <= set(at_rename[0])
+
+
+def test_the_card_tells_of_this_push(tmp_path: Path) -> None:
+    push(candidate(tmp_path / "model"), tmp_path / "serving", tmp_path / "pushed")
+    version = tmp_path / "serving" / str(NOW)
+    card = json.loads((version / CARD_FILES[1]).read_text())
+    assert (card["version"], card["pushed"]) == (str(NOW), "2023-11-14 22:13 UTC")
+    assert card["recipe"] == {"training": {"seed": 7}}
+    assert card["config_fingerprint"] == read_contract(version).config_fingerprint
+    assert card["measures"]["dice"]["n"] == 4
+    assert f"# ich, version {NOW}" in (version / CARD_FILES[0]).read_text()
+
+
+def test_a_card_that_cannot_be_made_leaves_the_old_model_in_service(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "serving"
+    push(candidate(tmp_path / "one"), base, tmp_path / "p1")
+    before = files(base)
+    clock[0] += 100
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", fail)
+    with pytest.raises(OSError, match="No space left"):
+        push(candidate(tmp_path / "two", config_fingerprint="other"), base, tmp_path / "p2")
+    assert files(base) == before
+    assert [path.name for path in base.iterdir()] == [str(NOW)]
+
+
+def test_a_remote_folder_receives_the_card_too(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    base = "ram://serving/ich"
+    refused = push(candidate(tmp_path / "one"), base, tmp_path / "p1", blessed=False)
+    assert refused.get_int_custom_property("pushed") == 0 and not tf.io.gfile.exists(base)
+    pushed = push(candidate(tmp_path / "two"), base, tmp_path / "p2")
+    version = pushed.get_string_custom_property("pushed_version")
+    with tf.io.gfile.GFile(f"{base}/{version}/{CARD_FILES[1]}") as file:
+        assert json.loads(file.read())["version"] == version
+    assert tf.io.gfile.exists(f"{base}/{version}/saved_model.pb")
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -205,7 +274,7 @@ def test_leftovers_of_a_killed_push_are_cleaned(tmp_path: Path) -> None:
     (base / ".keep").touch()  # not ours
     push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
     assert sorted(path.name for path in base.iterdir()) == [".keep", str(NOW)]
-    assert files(base / str(NOW)) == files(tmp_path / "model" / "Format-Serving")
+    assert files(base / str(NOW), cards=False) == files(tmp_path / "model" / "Format-Serving")
 
 
 def test_a_broken_model_in_service_does_not_stop_a_push(tmp_path: Path) -> None:
@@ -230,7 +299,9 @@ def test_the_code_version_is_part_of_the_cache_key() -> None:
         "model": types.channel_utils.as_channel([standard_artifacts.Model()]),
         "model_blessing": types.channel_utils.as_channel([standard_artifacts.ModelBlessing()]),
         "data_report": types.channel_utils.as_channel([DataReport()]),
+        "evaluation": types.channel_utils.as_channel([standard_artifacts.ModelEvaluation()]),
+        "examples": types.channel_utils.as_channel([standard_artifacts.Examples()]),
     }
-    one, two = (Pusher(**channels, folder="f", code_version=version) for version in ("1", "2"))
+    one, two = (Pusher(**channels, folder="f", config="{}", code_version=version) for version in ("1", "2"))
     assert one.exec_properties != two.exec_properties
     assert json.loads(one.exec_properties["push_destination"])["filesystem"] == {"base_directory": "f"}

@@ -1,0 +1,1 @@
+"""What all pages share: style, the text of figures, drawings that take their colours from the page."""

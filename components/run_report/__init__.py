@@ -1,0 +1,1 @@
+"""One page on a run: the gate's verdict first, then what it rests on."""
