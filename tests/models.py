@@ -28,6 +28,8 @@ class Arithmetic:
         looks_at: Which slice of the context it looks at: 0 the slice itself, -1 the one below.
         brain: Shifts HU first so that the brain's mean becomes 33.
         constant: Probability of every pixel instead of all that.
+        across: Averages each slice with the next one of the request first, the last one with air of 0 HU: a model that
+            must see a scan whole and in order.
     """
 
     level: float = 55.0
@@ -36,12 +38,15 @@ class Arithmetic:
     looks_at: int = 0
     brain: bool = False
     constant: float | None = None
+    across: bool = False
 
     def numpy(self, hu: np.ndarray, brain_mean: float = float("nan")) -> np.ndarray:
         """Probabilities, float32 of shape (n, size, size), of HU of shape (n, slices, size, size)."""
         plane = hu[:, hu.shape[1] // 2 + self.looks_at].astype(np.float64)
         if self.constant is not None:
             return np.full(plane.shape, self.constant, np.float32)
+        if self.across:
+            plane = (plane + np.concatenate([plane[1:], np.zeros_like(plane[:1])])) / 2
         if self.brain:
             plane = plane + (REFERENCE_MEAN_HU - brain_mean)
         inside = (plane < self.upper).astype(np.float64)
@@ -54,6 +59,8 @@ class Arithmetic:
         plane = tf.cast(hu[:, hu.shape[1] // 2 + self.looks_at], tf.float32)
         if self.constant is not None:
             return tf.fill(tf.shape(plane), np.float32(self.constant))
+        if self.across:
+            plane = (plane + tf.concat([plane[1:], tf.zeros_like(plane[:1])], 0)) / 2
         if self.brain:
             plane += tf.reshape(REFERENCE_MEAN_HU - brain_mean, [-1, 1, 1])
         return tf.cast(plane < self.upper, tf.float32) * tf.sigmoid(self.slope * (plane - self.level))
@@ -95,7 +102,8 @@ def export(folder: Path, network: Arithmetic | None = None, **changes: Any) -> C
     import tensorflow as tf
 
     network = network or Arithmetic()
-    made = contract(**{"normalisation": "brain" if network.brain else "none", **changes})
+    kind = {"normalisation": "brain" if network.brain else "none", "input": "scan" if network.across else "slices"}
+    made = contract(**{**kind, **changes})
     shape = [2 * made.context_slices + 1, made.grid_size, made.grid_size]
     scalar = tf.io.FixedLenFeature([], tf.float32, default_value=0.0)
     spec = {f.IMAGE: tf.io.FixedLenFeature([], tf.string), f.BRAIN_HU_MEAN: scalar}
