@@ -131,7 +131,7 @@ def train_dataset(
     epochs = tf.data.Dataset.counter(first_epoch)
     records = epochs.flat_map(lambda epoch: _epoch(shards, tft_output, config, keep, epoch).take(steps))
     batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
-    return batches.prefetch(PREFETCHED_BATCHES).with_options(_options())
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(stream_options())
 
 
 def _epoch(
@@ -145,20 +145,20 @@ def _epoch(
     start = tf.stack([tf.constant(training["seed"], tf.int64), epoch])
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        key = _fold(start, number)
-        files = tf.data.Dataset.from_tensor_slices(list(shards)).shuffle(len(shards), seed=_scalar(key, 0))
+        key = fold(start, number)
+        files = tf.data.Dataset.from_tensor_slices(list(shards)).shuffle(len(shards), seed=scalar(key, 0))
         records = files.interleave(
             read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
         )
         least = training["min_lesion_cm2"]
         if keep < 1 or least:
-            records = records.enumerate().filter(_balanced(tft_output, keep, least, _fold(key, 1)))
+            records = records.enumerate().filter(_balanced(tft_output, keep, least, fold(key, 1)))
             records = records.map(lambda _, record: record)
-        return records.shuffle(buffer, seed=_scalar(key, 2))
+        return records.shuffle(buffer, seed=scalar(key, 2))
 
     batches = tf.data.Dataset.counter().flat_map(one_pass).batch(training["batch_size"], drop_remainder=True)
-    draws = _fold(start, -1)
-    return batches.enumerate().map(lambda step, batch: (batch, _fold(draws, step)))
+    draws = fold(start, -1)
+    return batches.enumerate().map(lambda step, batch: (batch, fold(draws, step)))
 
 
 def _balanced(tft_output: Any, keep: float, min_lesion_cm2: float, seed: tf.Tensor) -> Any:
@@ -169,7 +169,7 @@ def _balanced(tft_output: Any, keep: float, min_lesion_cm2: float, seed: tf.Tens
         parsed = tf.io.parse_single_example(record, spec)
         bleeding = tf.reshape(parsed[f.LESION_PIXELS], []) > 0
         large = tf.reshape(parsed[f.LESION_AREA_CM2], []) >= min_lesion_cm2
-        drawn = tf.random.stateless_uniform([], _fold(seed, index)) < keep
+        drawn = tf.random.stateless_uniform([], fold(seed, index)) < keep
         return (bleeding & large) | (~bleeding & drawn)
 
     return kept
@@ -192,16 +192,17 @@ def _finish(tft_output: Any, config: Mapping[str, Any]) -> Any:
     return finish
 
 
-def _fold(seed: tf.Tensor, number: Any) -> tf.Tensor:
+def fold(seed: tf.Tensor, number: Any) -> tf.Tensor:
+    """Another seed of shape (2,), the same for the same number."""
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64))
 
 
-def _scalar(seed: tf.Tensor, number: int) -> tf.Tensor:
+def scalar(seed: tf.Tensor, number: int) -> tf.Tensor:
     """One int64 that depends on a seed of shape (2,); never 0, which shuffle would read as no seed."""
-    return tf.random.stateless_uniform([], _fold(seed, number), 1, tf.int64.max, tf.int64)
+    return tf.random.stateless_uniform([], fold(seed, number), 1, tf.int64.max, tf.int64)
 
 
-def _options() -> tf.data.Options:
+def stream_options() -> tf.data.Options:
     """Few threads of its own: the network needs the cores, and the stream is far ahead anyway."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = THREADS

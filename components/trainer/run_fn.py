@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.imaging.errors import IchError
+from components.imaging.errors import IchError, UsageError
 from components.imaging.postprocess import Postprocess
 from components.trainer.data import count_slices, list_shards, steps_per_epoch, train_dataset
 from components.trainer.export import export_model
@@ -18,9 +18,10 @@ from components.trainer.fingerprint import data_origin, package_versions, run_ke
 from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.network import build_network, inference_network
 from components.trainer.progress import Progress, Terminal
-from components.trainer.step import make_predict
+from components.trainer.step import looks_at_scans, make_predict
 from components.trainer.tuning import Tuning, needs_hu
 from components.trainer.validation import Validation, tune_postprocess, validate, validation_dataset
+from components.trainer.volumes import count_patches, patch_dataset
 from components.transform.preprocessing import CONFIG_KEY
 from serving.contract import Contract
 
@@ -40,7 +41,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         progress: Where to report; the user's terminal by default.
 
     Raises:
-        UsageError: No lesion in the training split.
+        UsageError: No lesion in the training split, or a precision that this machine does not have.
         IchError: A split has no shards, or training diverged.
     """
     custom = fn_args.custom_config
@@ -51,20 +52,25 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     origin = data_origin(train)
     key = run_key(config, origin.fingerprint, custom.get("code_version", ""))
     folder = f"{custom['work_dir'].rstrip('/')}/{key}"
-    _prepare_devices(config["training"])
+    _prepare_devices(config["training"], volumes=config["network"]["kind"] == "3d")
 
-    counts = count_slices(train, tft_output, config["training"]["min_lesion_cm2"])
+    volumes = config["network"]["kind"] == "3d"
+    if volumes:
+        counts = count_patches(train, tft_output, config["training"]["patch_slices"])
+    else:
+        counts = count_slices(train, tft_output, config["training"]["min_lesion_cm2"])
+    batches, drawn = (patch_dataset, "patches") if volumes else (train_dataset, "slices")
     steps = steps_per_epoch(counts, config["training"])
     network = _network(config, config["training"]["precision"])
     served = inference_network(network)
     progress.say(
-        f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
+        f"{counts.slices} training {drawn}, {counts.lesion} with lesion; {steps} steps of "
         f"{config['training']['batch_size']} an epoch; {served.count_params() / 1e6:.2f} million parameters"
     )
     validator = Validator(val, tft_output, config, served)
     task = Task(
         network,
-        lambda epoch: train_dataset(train, tft_output, config, counts, first_epoch=epoch, steps=steps),
+        lambda epoch: batches(train, tft_output, config, counts, first_epoch=epoch, steps=steps),
         steps,
         validator,
         config["training"],
@@ -105,6 +111,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         metrics=metrics,
         tuning=tuning,
         versions=package_versions(),
+        input="scan" if looks_at_scans(exported) else "slices",
     )
     export_model(fn_args.serving_model_dir, exported, tft_output, config, contract)
     if fn_args.model_run_dir:
@@ -139,13 +146,14 @@ class Validator:
         Args:
             shards: Files of its examples.
             tft_output: The Transform output.
-            config: The sections grid and postprocess.
+            config: The sections grid, inference and postprocess.
             network: The network, whose weights may change from call to call.
             mirror: Average with what it makes of the mirrored slices.
         """
-        self._plain = validation_dataset(shards, tft_output)
-        self._with_hu = validation_dataset(shards, tft_output, hu=True)
-        self._predict = make_predict(network, mirror=mirror)
+        scans = looks_at_scans(network)
+        self._plain = validation_dataset(shards, tft_output, scans=scans)
+        self._with_hu = validation_dataset(shards, tft_output, hu=True, scans=scans)
+        self._predict = make_predict(network, mirror=mirror, overlap=config["inference"]["overlap"])
         self._config = config
 
     def __call__(self, post: Postprocess | None = None) -> Validation:
@@ -164,7 +172,10 @@ class Validator:
 def _network(config: Mapping[str, Any], precision: str) -> keras.Model:
     channels = (2 * config["grid"]["context_slices"] + 1) * len(config["windows"])
     seed = config["training"]["seed"]
-    return build_network(config["grid"]["size"], channels, config["network"], seed=seed, precision=precision)
+    size, slices = config["grid"]["size"], None
+    if config["network"]["kind"] == "3d":
+        size, slices = config["training"]["patch_size"] or size, config["training"]["patch_slices"]
+    return build_network(size, channels, config["network"], slices=slices, seed=seed, precision=precision)
 
 
 def _shards(patterns: Sequence[str] | str, split: str) -> list[str]:
@@ -174,9 +185,15 @@ def _shards(patterns: Sequence[str] | str, split: str) -> list[str]:
     return found
 
 
-def _prepare_devices(training: Mapping[str, Any]) -> None:
+def _prepare_devices(training: Mapping[str, Any], *, volumes: bool) -> None:
     """Asks for reproducible kernels where they are not so anyway; on a CPU they are."""
-    if training["deterministic"] and tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    if volumes and training["precision"] == "mixed_float16" and not gpus:
+        raise UsageError(
+            "training.precision: found mixed_float16, but this machine has no GPU and TensorFlow no 3d network in "
+            "float16 without one; set float32 or mixed_bfloat16"
+        )
+    if training["deterministic"] and gpus:
         tf.config.experimental.enable_op_determinism()
 
 
