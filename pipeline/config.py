@@ -322,7 +322,9 @@ class TrainingConfig(Section):
     boundary_weight: float = Field(0.0, ge=0, description="extra weight of pixels on a lesion's edge")
     small_lesion_weight: float = Field(0.0, ge=0, description="extra weight of lesion in slices with little of it")
     lesion_fraction: Fraction = Field(
-        0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
+        0.5,
+        description="least share of slices with lesion in what is drawn, of a 3d network share of patches centred on "
+        "lesion; 0: draw all slices",
     )
     patch_slices: Positive = Field(16, description="slices of a patch that a 3d network looks at")
     patch_size: Positive | None = Field(None, description="pixels a side of such a patch; default: the whole grid")

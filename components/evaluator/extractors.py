@@ -70,7 +70,7 @@ def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_c
     ]
 
 
-class WholeScans(beam.PTransform):  # type: ignore[misc]
+class WholeScans(beam.PTransform):
     """Predictions where some model takes whole scans; what comes out is that of `compact`, a batch a scan.
 
     Models that take slices are asked first, in the batches that come in, and packed. Then the slices of each scan come
@@ -110,7 +110,7 @@ class WholeScans(beam.PTransform):  # type: ignore[misc]
         return extracts
 
 
-class _Predict(model_util.ModelSignaturesDoFn):  # type: ignore[misc]
+class _Predict(model_util.ModelSignaturesDoFn):
     """One model; a scan that fails is not sent again slice by slice, as TFMA does, which would be another request."""
 
     def __init__(self, model: Any, name: str, eval_config: Any) -> None:
