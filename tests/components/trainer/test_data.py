@@ -113,7 +113,7 @@ def test_patients_are_counted_and_chosen(cohort: dict[str, list[str]], transform
     patients = count_patients(cohort["train"], output)
     assert patients == {f"t{number}": PatientSlices(6, 2, 1.0) for number in range(4)}
     assert total(patients, 2) == Counts(24, 8)
-    found = set()
+    found: set[bytes] = set()
     for name in patients:
         counts = Counts(6, 2)
         stream = train_dataset(cohort["train"], output, config, counts, draws={name: 1.0})
