@@ -242,8 +242,15 @@ class SplitsConfig(Section):
 
 
 class NetworkConfig(Section):
-    """The 2D U-Net."""
+    """The U-Net.
 
+    A 3D network looks across slices only where these are not thick against its pixels, which double at each halving
+    of the grid: `thick_levels` is the number of halvings at which the distance of slices is still more than twice the
+    pixel. With slices of 5 mm on a grid of 0.9 mm these are 0.9 and 1.8 mm, so 2; with slices of 1 mm it is 0.
+    """
+
+    kind: Literal["2d", "3d"] = Field("2d", description="3d: looks at patches of neighbouring slices, see README")
+    thick_levels: int = Field(2, ge=0, le=8, description="of a 3d network: levels that look at each slice alone")
     block: Literal["plain", "residual"] = "plain"
     base_filters: int = Field(24, ge=2, le=256, description="filters of the first level, doubled at each level")
     max_filters: int = Field(320, ge=2, le=2048)
@@ -263,6 +270,11 @@ class NetworkConfig(Section):
     def levels(self) -> int:
         """Levels of the way up; what is below them is the bottleneck."""
         return self.depth - (self.stem_stride == 2)
+
+    @property
+    def slice_factor(self) -> int:
+        """How often slices are halved in 3D, as a power of 2: the slices of a patch must be a multiple of it."""
+        return 2 ** max(self.depth - max(self.thick_levels, int(self.stem_stride == 2)), 0)
 
     @model_validator(mode="after")
     def _something_to_supervise(self) -> NetworkConfig:
@@ -314,15 +326,22 @@ class TrainingConfig(Section):
     boundary_weight: float = Field(0.0, ge=0, description="extra weight of pixels on a lesion's edge")
     small_lesion_weight: float = Field(0.0, ge=0, description="extra weight of lesion in slices with little of it")
     lesion_fraction: Fraction = Field(
-        0.5, description="least share of slices with lesion in what is drawn; 0: draw all slices"
+        0.5,
+        description="least share of slices with lesion in what is drawn, of a 3d network share of patches centred on "
+        "lesion; 0: draw all slices",
     )
     patient_balance: Fraction = Field(
-        0.0, description="0: each slice with lesion is drawn equally often; 1: as many of one patient as of another"
+        0.0,
+        description="0: each slice with lesion (of a 3d network: patch of a scan with lesion) is drawn equally often; "
+        "1: as many of one patient as of another",
     )
     source_shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="by source, its share of the slices with lesion that are drawn; default: as many as it has",
+        description="by source, its share of the slices with lesion (of a 3d network: patches of scans with lesion) "
+        "that are drawn; default: as many as it has",
     )
+    patch_slices: Positive = Field(16, description="slices of a patch that a 3d network looks at")
+    patch_size: Positive | None = Field(None, description="pixels a side of such a patch; default: the whole grid")
     min_lesion_cm2: float = Field(0.0, ge=0, description="slices with less lesion than this, but some, are left out")
     patience: Positive = Field(8, description="validations without a better val Dice before training stops")
     validate_every: Positive = Field(1, description="epochs between validations")
@@ -417,6 +436,9 @@ class InferenceConfig(Section):
     """How the exported network is applied."""
 
     mirror: bool = Field(False, description="average with the mirrored slices; twice the time")
+    overlap: float = Field(
+        0.5, ge=0, le=0.9, description="of a 3d network: share of a patch that its neighbour covers too, on each axis"
+    )
 
 
 def _ordered(found: list[float]) -> list[float]:
@@ -583,6 +605,10 @@ class Config(Section):
         if self.grid.size // factor < 2:
             raise ValueError(f"network.depth: found {self.network.depth}, too deep for grid.size {self.grid.size}")
         tokens = (self.grid.size // factor) ** 2
+        if self.network.kind == "3d":
+            self._check_patches()
+            slices, size = self.patch
+            tokens = slices // self.network.slice_factor * (size // factor) ** 2
         if self.network.bottleneck == "attention" and tokens > MAX_TOKENS:
             raise ValueError(
                 f"network.bottleneck: attention among {tokens} positions takes too much memory, wanted at most "
@@ -599,6 +625,37 @@ class Config(Section):
                 "let one of the ranges begin above 0"
             )
         return self
+
+    def _check_patches(self) -> None:
+        """Raises a ValueError for what a 3D network cannot do."""
+        network, training = self.network, self.training
+        if self.grid.context_slices:
+            raise ValueError(
+                f"grid.context_slices: found {self.grid.context_slices}, but network.kind is 3d, which sees the "
+                "neighbouring slices anyway; set it to 0"
+            )
+        if training.min_lesion_cm2:
+            raise ValueError(
+                f"training.min_lesion_cm2: found {training.min_lesion_cm2}, but network.kind is 3d, which cannot leave "
+                "single slices out; set it to 0"
+            )
+        if training.patch_slices % network.slice_factor:
+            raise ValueError(
+                f"training.patch_slices: found {training.patch_slices}, wanted a multiple of {network.slice_factor} (2 "
+                f"to the network.depth {network.depth} less the network.thick_levels {network.thick_levels})"
+            )
+        factor = 2**network.depth
+        size = self.patch[1]
+        if size % factor or size // factor < 2 or size > self.grid.size:
+            raise ValueError(
+                f"training.patch_size: found {size}, wanted a multiple of {factor} (2 to the network.depth) from "
+                f"{2 * factor} to grid.size {self.grid.size}"
+            )
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Slices and pixels a side of what a 3D network sees at once."""
+        return self.training.patch_slices, self.training.patch_size or self.grid.size
 
     @property
     def channels(self) -> int:

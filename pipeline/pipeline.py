@@ -122,7 +122,8 @@ def create_pipeline(
             transform_graph=transform.outputs["transform_graph"],
             schema=schema.outputs["schema"],
             config=config.subset(
-                "grid", "windows", "normalisation", "network", "training", "postprocess", "tuner"
+                "grid", "windows", "normalisation", "network", "training", "postprocess", "tuner",
+                *(["inference"] if config.network.kind == "3d" else []),  # trials validate with windows that overlap
             ),
             work_dir=places.work,
             code_version=code_version("imaging", "transform", "trainer", "schema", "tuner"),

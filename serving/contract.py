@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from components.imaging.errors import UsageError
 from components.imaging.postprocess import Postprocess
 
-FORMAT = 2
-"""Raised when a client of the older format would compute something else."""
+FORMAT = 3
+"""Raised when a client of the older format would compute something else: one of format 2 sends scans in parts."""
+
+READABLE = (2, FORMAT)
+"""Formats that this program reads; 2 has no `input`, which was `slices` then."""
+
+Input = Literal["slices", "scan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,7 @@ class Contract:
             not tuned.
         hyperparameters: What a search chose in place of the configuration, by name; empty without search.
         versions: Versions of the packages that made the model.
+        input: What a request holds: `slices`, any of them in any order, or `scan`, all slices of one scan in order.
         format: Version of this contract.
     """
 
@@ -50,7 +56,12 @@ class Contract:
     tuning: dict[str, Any] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    input: Input = "slices"
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.input not in get_args(Input):
+            raise ValueError(f"input: found {self.input!r}, wanted {' or '.join(get_args(Input))}")
 
     def to_json(self) -> str:
         """The contract as one JSON object."""
@@ -68,9 +79,9 @@ class Contract:
             version = tree["format"]
         except (ValueError, KeyError, TypeError):
             raise UsageError("the model carries no contract; was it made by this program?") from None
-        if version != FORMAT:
+        if version not in READABLE:
             raise UsageError(
-                f"the model's contract has format {version}, this program reads {FORMAT}; "
+                f"the model's contract has format {version}, this program reads {' and '.join(map(str, READABLE))}; "
                 "train the model again, or use the version of the program that made it"
             )
         known = {item.name for item in fields(cls)}

@@ -19,7 +19,7 @@ from serving.contract import Contract
 from serving.versions import read_contract, versions
 
 BATCH = 8
-"""Slices a call: enough to fill two cores, few enough to stay in their caches."""
+"""Slices a call: enough to fill two cores, few enough to stay in their caches. A 3D model gets the whole scan."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,10 @@ class Predictor:
     def probabilities(self, scan: Scan) -> np.ndarray:
         """The network's probabilities, float32 of shape (slices, size, size)."""
         examples = scan.examples(self.contract.context_slices)
+        size = len(examples) if self.contract.input == "scan" else BATCH
         parts = []
-        for start in range(0, len(examples), BATCH):
-            part = examples[start : start + BATCH]
+        for start in range(0, len(examples), size):
+            part = examples[start : start + size]
             inputs = {"hu": self._tf.constant(part, self._tf.int16)}
             if self.contract.normalisation == "brain":
                 inputs["brain_hu_mean"] = self._tf.fill([len(part)], np.float32(scan.head.brain_mean))

@@ -32,6 +32,8 @@ class Arithmetic:
         least_pixels: Slices where fewer pixels are likely are left empty.
         specks_every: False alarms in the brain, one pixel each, so many pixels apart; 0: none.
         undefined: The first pixel of each slice is not a number.
+        across: Averages each slice with the next one of the request first, the last one with air of 0 HU: a model that
+            must see a scan whole and in order.
     """
 
     level: float = 55.0
@@ -44,12 +46,15 @@ class Arithmetic:
     least_pixels: int = 0
     specks_every: int = 0
     undefined: bool = False
+    across: bool = False
 
     def numpy(self, hu: np.ndarray, brain_mean: float = float("nan")) -> np.ndarray:
         """Probabilities, float32 of shape (n, size, size), of HU of shape (n, slices, size, size)."""
         plane = hu[:, hu.shape[1] // 2 + self.looks_at].astype(np.float64)
         if self.constant is not None:
             return np.full(plane.shape, self.constant, np.float32)
+        if self.across:
+            plane = (plane + np.concatenate([plane[1:], np.zeros_like(plane[:1])])) / 2
         if self.brain:
             plane = plane + (REFERENCE_MEAN_HU - brain_mean)
         if self.mirrored:
@@ -76,6 +81,8 @@ class Arithmetic:
         plane = tf.cast(hu[:, hu.shape[1] // 2 + self.looks_at], tf.float32)
         if self.constant is not None:
             return tf.fill(tf.shape(plane), np.float32(self.constant))
+        if self.across:
+            plane = (plane + tf.concat([plane[1:], tf.zeros_like(plane[:1])], 0)) / 2
         if self.brain:
             plane += tf.reshape(REFERENCE_MEAN_HU - brain_mean, [-1, 1, 1])
         if self.mirrored:
@@ -129,7 +136,8 @@ def export(folder: Path, network: Arithmetic | None = None, **changes: Any) -> C
     import tensorflow as tf
 
     network = network or Arithmetic()
-    made = contract(**{"normalisation": "brain" if network.brain else "none", **changes})
+    kind = {"normalisation": "brain" if network.brain else "none", "input": "scan" if network.across else "slices"}
+    made = contract(**{**kind, **changes})
     shape = [2 * made.context_slices + 1, made.grid_size, made.grid_size]
     scalar = tf.io.FixedLenFeature([], tf.float32, default_value=0.0)
     spec = {f.IMAGE: tf.io.FixedLenFeature([], tf.string), f.BRAIN_HU_MEAN: scalar}

@@ -47,6 +47,47 @@ def augment(
     return image, mask
 
 
+def augment_volumes(
+    image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any], sensitivity: Sequence[float]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Changes a batch of patches as `augment` does slices: one draw of each change for a whole patch.
+
+    Args:
+        image: float32 of shape (n, slices, size, size, channels) in [0, 1].
+        mask: float32 of shape (n, slices, size, size, 1) in [0, 1].
+        seed: int32 or int64 of shape (2,).
+        config: The section `training.augment` of the configuration.
+        sensitivity: As for `augment`.
+
+    Returns:
+        Image and mask of the same shapes.
+    """
+    _, slices, size, _, channels = image.shape
+    # What changes places sees the slices as channels, so that they stay on top of each other.
+    image, mask = _as_channels(image), _as_channels(mask)
+    image, mask = augment(image, mask, seed, {**config, "gamma": 0, "intensity": 0, "noise": 0}, sensitivity)
+    image, mask = _as_slices(image, slices, channels), _as_slices(mask, slices, 1)
+    # What changes values sees them below each other, so that each has noise of its own.
+    tall = tf.reshape(image, [-1, slices * size, size, channels])
+    if config["gamma"]:
+        tall = vary_contrast(tall, seed, config["gamma"])
+    if config["intensity"] or config["noise"]:
+        tall = vary_intensity(tall, seed, config, sensitivity)
+    return tf.reshape(tall, [-1, slices, size, size, channels]), mask
+
+
+def _as_channels(volumes: tf.Tensor) -> tf.Tensor:
+    """From (n, slices, rows, columns, channels) to (n, rows, columns, slices * channels)."""
+    _, slices, rows, columns, channels = volumes.shape
+    return tf.reshape(tf.transpose(volumes, [0, 2, 3, 1, 4]), [-1, rows, columns, slices * channels])
+
+
+def _as_slices(planes: tf.Tensor, slices: int, channels: int) -> tf.Tensor:
+    """The inverse of `_as_channels`."""
+    _, rows, columns, _ = planes.shape
+    return tf.transpose(tf.reshape(planes, [-1, rows, columns, slices, channels]), [0, 3, 1, 2, 4])
+
+
 def move(
     image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -182,7 +223,7 @@ def bend(
     shifts = tf.image.resize(coarse, [size, size], "bicubic")
     # Bent once, together: coordinates and weights are half of the cost.
     both = _replace(tf.concat([image, mask], -1), rows, lambda part: displace(part, shifts))
-    return both[..., :-1], both[..., -1:]
+    return both[..., : image.shape[-1]], both[..., image.shape[-1] :]
 
 
 def displace(pixels: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:

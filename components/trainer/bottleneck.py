@@ -27,15 +27,16 @@ HEAD_CHANNELS = 32
 """Channels of one attention head."""
 
 
-def large_kernel(parts: Parts, value: Any) -> Any:
-    """Residual blocks with a depthwise kernel of 7 x 7.
+def large_kernel(parts: Parts, value: Any, *, thick: bool = False) -> Any:
+    """Residual blocks with a depthwise kernel of 7 x 7, in 3D followed by one of 7 across slices.
 
     After Liu et al., "A ConvNet for the 2020s" (CVPR 2022): depthwise convolution, normalisation (the network's own
     kind), projection to four times the channels, GELU, and projection back.
 
     Args:
         parts: Makes the layers.
-        value: Of shape (n, rows, columns, channels).
+        value: Of shape (n, rows, columns, channels), in 3D (n, slices, rows, columns, channels), all but n known.
+        thick: Whether slices are too thick here to look across them.
 
     Returns:
         Of the same shape.
@@ -43,10 +44,7 @@ def large_kernel(parts: Parts, value: Any) -> Any:
     width = value.shape[-1]
     for number in range(BLOCKS):
         name = f"large{number}"
-        branch = layers.DepthwiseConv2D(
-            KERNEL, padding="same", use_bias=False, depthwise_initializer=_unit_variance(parts, KERNEL**2),
-            dtype=parts.dtype, name=f"{name}_depthwise",
-        )(value)  # fmt: skip
+        branch = _depthwise(parts, value, f"{name}_depthwise", thick=thick)
         branch = parts.normalise(branch, f"{name}_norm")
         branch = _project(parts, branch, EXPANSION * width, f"{name}_expand", bias=True)
         branch = layers.Activation("gelu", dtype=parts.dtype, name=f"{name}_gelu")(branch)
@@ -54,7 +52,7 @@ def large_kernel(parts: Parts, value: Any) -> Any:
     return value
 
 
-def attention(parts: Parts, value: Any) -> Any:
+def attention(parts: Parts, value: Any, *, thick: bool = False) -> Any:
     """Self-attention between all positions.
 
     The non-local block of Wang et al., "Non-local Neural Networks" (CVPR 2018), with the several heads of Vaswani et
@@ -63,7 +61,9 @@ def attention(parts: Parts, value: Any) -> Any:
 
     Args:
         parts: Makes the layers.
-        value: Of shape (n, rows, columns, channels), all but n known: each position is one token.
+        value: Of shape (n, rows, columns, channels), in 3D (n, slices, rows, columns, channels), all but n known: each
+            position is one token.
+        thick: Whether slices are thick here; it makes no difference.
 
     Returns:
         Of the same shape.
@@ -83,7 +83,7 @@ def attention(parts: Parts, value: Any) -> Any:
     return _added(parts, value, ops.reshape(branch, (-1, *place, width)), "attention")
 
 
-BOTTLENECKS: dict[str, Callable[[Parts, Any], Any]] = {"large_kernel": large_kernel, "attention": attention}
+BOTTLENECKS: dict[str, Callable[..., Any]] = {"large_kernel": large_kernel, "attention": attention}
 """By the configuration's `network.bottleneck`; `plain` adds none."""
 
 
@@ -107,6 +107,25 @@ class Positions(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}
+
+
+def _depthwise(parts: Parts, value: Any, name: str, *, thick: bool) -> Any:
+    """Depthwise convolution; of volumes in two steps, since Keras has none of three axes: in-plane, then across."""
+    options = {"padding": "same", "use_bias": False, "dtype": parts.dtype}
+    in_plane = layers.DepthwiseConv2D(
+        KERNEL, depthwise_initializer=_unit_variance(parts, KERNEL**2), name=name, **options
+    )
+    if not parts.volumes:
+        return in_plane(value)
+    _, slices, rows, columns, width = value.shape
+    value = ops.reshape(in_plane(ops.reshape(value, (-1, rows, columns, width))), (-1, slices, rows, columns, width))
+    if thick:
+        return value
+    across = layers.DepthwiseConv1D(
+        KERNEL, depthwise_initializer=_unit_variance(parts, KERNEL), name=f"{name}_across", **options
+    )
+    lines = ops.reshape(ops.transpose(value, (0, 2, 3, 1, 4)), (-1, slices, width))
+    return ops.transpose(ops.reshape(across(lines), (-1, rows, columns, slices, width)), (0, 3, 1, 2, 4))
 
 
 def _unit_variance(parts: Parts, inputs: int) -> Any:

@@ -97,12 +97,13 @@ def count_patients(
     return found
 
 
-def total(patients: Mapping[str, PatientSlices], shards: int) -> Counts:
+def total(patients: Mapping[str, PatientSlices], shards: int, unit: str = "slices") -> Counts:
     """The slices of some patients together.
 
     Args:
-        patients: From `count_patients`.
+        patients: From `count_patients`, or `volumes.count_patches`.
         shards: Number of files that they were counted in.
+        unit: What was counted: `slices` or `patches`.
 
     Raises:
         UsageError: No slice, or none with lesion.
@@ -111,7 +112,7 @@ def total(patients: Mapping[str, PatientSlices], shards: int) -> Counts:
     lesion = sum(found.lesion for found in patients.values())
     if lesion == 0:
         raise UsageError(
-            f"no lesion in the whole training split: found 0 of {slices} slices with lesion in {shards} shards; "
+            f"no lesion in the whole training split: found 0 of {slices} {unit} with lesion in {shards} shards; "
             "check data.mask, data.lesion_labels, training.min_lesion_cm2 and the splits"
         )
     return Counts(slices, lesion)
@@ -221,16 +222,16 @@ def train_dataset(
 
     records = epochs.flat_map(whole_epoch)
     batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
-    return batches.prefetch(PREFETCHED_BATCHES).with_options(_options())
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(stream_options())
 
 
 def of_patients(records: tf.data.Dataset, tft_output: Any, patients: Collection[str]) -> tf.data.Dataset:
     """Those of some serialised examples that are of these patients; of each no more than the id is read."""
-    value_of = _by_patient(tft_output, dict.fromkeys(patients, 1.0))
+    value_of = by_patient(tft_output, dict.fromkeys(patients, 1.0))
     return records.filter(lambda record: value_of(record) > 0)
 
 
-def _by_patient(tft_output: Any, values: Mapping[str, float]) -> Callable[[tf.Tensor], tf.Tensor]:
+def by_patient(tft_output: Any, values: Mapping[str, float]) -> Callable[[tf.Tensor], tf.Tensor]:
     """From a serialised example to its patient's value, a float32 scalar; 0 for any other patient.
 
     The id is compared with every patient's: for a thousand that takes far less than to read a slice, and needs no
@@ -263,8 +264,8 @@ def _epoch(
     start = tf.stack([tf.constant(training["seed"], tf.int64), epoch])
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        key = _fold(start, number)
-        files = tf.data.Dataset.from_tensor_slices(list(shards)).shuffle(len(shards), seed=_scalar(key, 0))
+        key = fold(start, number)
+        files = tf.data.Dataset.from_tensor_slices(list(shards)).shuffle(len(shards), seed=scalar(key, 0))
         records = files.interleave(
             read_records, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=THREADS, deterministic=True
         )
@@ -272,19 +273,19 @@ def _epoch(
             records = of_patients(records, tft_output, draws)
         least = training["min_lesion_cm2"]
         if draws is not None and set(draws.values()) != {1.0}:
-            copies = _copies(tft_output, keep, least, _by_patient(tft_output, draws), _fold(key, 1))
+            copies = _copies(tft_output, keep, least, by_patient(tft_output, draws), fold(key, 1))
             records = records.enumerate().flat_map(
                 lambda index, record: tf.data.Dataset.from_tensors(record).repeat(copies(index, record))
             )
         elif keep < 1 or least:
-            copies = _copies(tft_output, keep, least, lambda record: tf.constant(1.0), _fold(key, 1))
+            copies = _copies(tft_output, keep, least, lambda record: tf.constant(1.0), fold(key, 1))
             records = records.enumerate().filter(lambda index, record: copies(index, record) > 0)
             records = records.map(lambda _, record: record)
-        return records.shuffle(buffer, seed=_scalar(key, 2))
+        return records.shuffle(buffer, seed=scalar(key, 2))
 
     batches = tf.data.Dataset.counter().flat_map(one_pass).batch(training["batch_size"], drop_remainder=True)
-    draws = _fold(start, -1)
-    return batches.enumerate().map(lambda step, batch: (batch, _fold(draws, step)))
+    draws = fold(start, -1)
+    return batches.enumerate().map(lambda step, batch: (batch, fold(draws, step)))
 
 
 def _copies(
@@ -302,7 +303,7 @@ def _copies(
         large = tf.reshape(parsed[f.LESION_AREA_CM2], []) >= min_lesion_cm2
         mean = tf.where(bleeding, tf.where(large, draws(record), 0.0), keep)
         least = tf.floor(mean)
-        more = tf.random.stateless_uniform([], _fold(seed, index)) < mean - least
+        more = tf.random.stateless_uniform([], fold(seed, index)) < mean - least
         return tf.cast(least, tf.int64) + tf.cast(more, tf.int64)
 
     return copies
@@ -325,16 +326,17 @@ def _finish(tft_output: Any, config: Mapping[str, Any]) -> Any:
     return finish
 
 
-def _fold(seed: tf.Tensor, number: Any) -> tf.Tensor:
+def fold(seed: tf.Tensor, number: Any) -> tf.Tensor:
+    """Another seed of shape (2,), the same for the same number."""
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64))
 
 
-def _scalar(seed: tf.Tensor, number: int) -> tf.Tensor:
+def scalar(seed: tf.Tensor, number: int) -> tf.Tensor:
     """One int64 that depends on a seed of shape (2,); never 0, which shuffle would read as no seed."""
-    return tf.random.stateless_uniform([], _fold(seed, number), 1, tf.int64.max, tf.int64)
+    return tf.random.stateless_uniform([], fold(seed, number), 1, tf.int64.max, tf.int64)
 
 
-def _options() -> tf.data.Options:
+def stream_options() -> tf.data.Options:
     """Few threads of its own: the network needs the cores, and the stream is far ahead anyway."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = THREADS

@@ -23,6 +23,8 @@ def signatures(
 ) -> dict[str, Callable[..., Any]]:
     """What is served, by name.
 
+    Of a 3D network, the slices of a request are one scan, whole and in order; of a 2D one they are any slices.
+
     Args:
         network: From the network's input to logits.
         tft_output: The Transform output, whose graph becomes part of `serving_default`.
@@ -30,13 +32,18 @@ def signatures(
         contract: What `describe` returns.
     """
 
+    size = config["grid"]["size"]
+
     def outputs(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = tf.ensure_shape(image, network.input_shape)
+        image = tf.ensure_shape(image, [None, size, size, network.input_shape[-1]])
         # Of no slices, TensorFlow's oneDNN convolution (where the processor has AVX-512) returns its input: one slice
         # is added for it, and taken away again.
         count = tf.shape(image)[0]
         image = tf.pad(image, [[0, tf.cast(count == 0, tf.int32)], [0, 0], [0, 0], [0, 0]])
-        return {PROBABILITY: probability(network, image, mirror=config["inference"]["mirror"])[:count, ..., 0]}
+        found = probability(
+            network, image, mirror=config["inference"]["mirror"], overlap=config["inference"]["overlap"]
+        )
+        return {PROBABILITY: found[:count, ..., 0]}
 
     return {
         "serving_default": _examples(outputs, tft_output),

@@ -155,7 +155,7 @@ class _Run:
             image, mask = next(batches)
             rate = self._set_rate()
             losses.append(self._step(image, mask))
-            slices += int(image.shape[0])
+            slices += math.prod(image.shape[:-3])  # of patches, all of them
             state.steps += 1
             self._average.update(state.steps)
             self._progress.step(name, step, self._task.steps, f"{slices / (time.monotonic() - began):.1f} slices/s")

@@ -17,7 +17,7 @@ _BINS = list(SIZE_BINS_ML)
 
 @dataclass(frozen=True)
 class PatientSlices:
-    """What training may draw of one patient.
+    """What training may draw of one patient: slices, or patches for a 3D network.
 
     Attributes:
         slices: Slices.

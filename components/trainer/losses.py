@@ -66,7 +66,8 @@ def pixel_weights(truth: Any, *, boundary: float = 0.0, small: float = 0.0) -> A
     """What pixels weigh in the cross-entropy beyond 1.
 
     Args:
-        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1).
+        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1); of volumes (n, slices, size, size, 1), whose
+            slices are weighed each for itself.
         boundary: Extra weight of pixels that have both lesion and none within one pixel (the border weights of
             Ronneberger et al. 2015, in their simplest form).
         small: Extra weight of lesion in slices that hold little of it, falling linearly to 0 at `SMALL_SHARE`.
@@ -74,7 +75,8 @@ def pixel_weights(truth: Any, *, boundary: float = 0.0, small: float = 0.0) -> A
     Returns:
         Of the shape of `truth`, at least 1.
     """
-    truth = ops.cast(truth, "float32")
+    shape = truth.shape
+    truth = ops.reshape(ops.cast(truth, "float32"), (-1, *shape[-3:]))
     weight = ops.ones_like(truth)
     if boundary:
         most = ops.max_pool(truth, 3, strides=1, padding="same")
@@ -83,7 +85,7 @@ def pixel_weights(truth: Any, *, boundary: float = 0.0, small: float = 0.0) -> A
     if small:
         share = ops.mean(truth, axis=(1, 2, 3), keepdims=True)
         weight = weight + small * truth * ops.maximum(1.0 - share / SMALL_SHARE, 0.0)
-    return weight
+    return ops.reshape(weight, (-1, *shape[1:]))
 
 
 def segmentation_loss(
@@ -100,7 +102,7 @@ def segmentation_loss(
     """The weighted sum of both.
 
     Args:
-        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1).
+        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1) or (n, slices, size, size, 1).
         logits: Of the same shape.
         dice_weight: Weight of the region's loss.
         cross_entropy_weight: Weight of the cross-entropy.
@@ -130,7 +132,7 @@ def supervised_loss(truth: Any, outputs: Any | Sequence[Any], **options: Any) ->
     output to the next coarser one and sum to 1 (Isensee et al., "nnU-Net", Nature Methods 2021).
 
     Args:
-        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1).
+        truth: Lesion coverage in [0, 1], of shape (n, size, size, 1) or (n, slices, size, size, 1).
         outputs: Logits of that shape, or several of them, finest first, whose sizes divide that of the truth.
         **options: As for `segmentation_loss`.
 

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.imaging.errors import IchError
+from components.imaging.errors import IchError, UsageError
 from components.imaging.postprocess import Postprocess
 from components.trainer.checkpoint import State
 from components.trainer.data import count_patients, lesion_draws, list_shards, steps_per_epoch, total, train_dataset
@@ -25,9 +25,10 @@ from components.trainer.network import build_network, inference_network
 from components.trainer.precision import resolve_precision
 from components.trainer.progress import Progress, Terminal, Titled
 from components.trainer.replicas import choose_strategy
-from components.trainer.step import make_predict
+from components.trainer.step import looks_at_scans, make_predict
 from components.trainer.tuning import CaseCounts, tune
 from components.trainer.validation import Validation, count_cases, merged, validate, validation_dataset
+from components.trainer.volumes import count_patches, patch_dataset
 from components.transform.preprocessing import CONFIG_KEY
 from serving.contract import Contract
 
@@ -89,7 +90,8 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         progress: Where to report; the user's terminal by default.
 
     Raises:
-        UsageError: No lesion in the training split, too little for so many folds, or a batch that GPUs cannot share.
+        UsageError: No lesion in the training split, too little for so many folds, a batch that GPUs cannot share, or a
+            precision that this machine does not have.
         IchError: A split has no shards, or training diverged.
     """
     custom = fn_args.custom_config
@@ -103,10 +105,10 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
     origin = data_origin(train)
     key = run_key(config, origin.fingerprint, custom.get("code_version", ""))
     folder = f"{custom['work_dir'].rstrip('/')}/{key}"
-    prepare_devices(config["training"])
+    prepare_devices(config)
 
     fitted: list[Fitted] = []
-    for part in _parts(train, val, tft_output, config["training"]):
+    for part in _parts(train, val, tft_output, config):
         spent = sum(item.state.minutes for item in fitted)
         fitted.append(_fit(part, spent, tft_output, config, folder, progress))
 
@@ -126,6 +128,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         "minutes": round(sum(state.minutes for state in states), 2),
     }
     metrics |= {"folds": float(len(states))} if len(states) > 1 else {"best_epoch": float(states[0].best_epoch)}
+    exported = build_ensemble([item.network for item in fitted])
     contract = Contract(
         model_name=custom.get("model_name", config["output"]["model_name"]),
         grid_size=config["grid"]["size"],
@@ -141,8 +144,8 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         tuning=tuning,
         hyperparameters=chosen,
         versions=package_versions(),
+        input="scan" if looks_at_scans(exported) else "slices",
     )
-    exported = build_ensemble([item.network for item in fitted])
     export_model(fn_args.serving_model_dir, exported, tft_output, config, contract)
     if fn_args.model_run_dir:
         for item in fitted:
@@ -160,15 +163,39 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
         )
 
 
-def _parts(train: list[str], val: list[str], tft_output: Any, training: Mapping[str, Any]) -> list[Part]:
+def is_3d(config: Mapping[str, Any]) -> bool:
+    """Whether the network sees patches of scans, and not slices."""
+    return bool(config["network"]["kind"] == "3d")
+
+
+def unit_of(config: Mapping[str, Any]) -> str:
+    """What training draws, in the plural."""
+    return "patches" if is_3d(config) else "slices"
+
+
+def count_drawable(shards: Sequence[str], tft_output: Any, config: Mapping[str, Any]) -> dict[str, PatientSlices]:
+    """What training may draw of each patient, by id.
+
+    Args:
+        shards: TFRecord files.
+        tft_output: The Transform output.
+        config: The sections network and training.
+    """
+    training = config["training"]
+    if is_3d(config):
+        return count_patches(shards, tft_output, training["patch_slices"])
+    return count_patients(shards, tft_output, training["min_lesion_cm2"])
+
+
+def _parts(train: list[str], val: list[str], tft_output: Any, config: Mapping[str, Any]) -> list[Part]:
     """What there is to fit, one network each."""
-    count, least = training["folds"], training["min_lesion_cm2"]
+    count = config["training"]["folds"]
     if count == 1:
-        return [Part(0, train, val, count_patients(train, tft_output, least))]
+        return [Part(0, train, val, count_drawable(train, tft_output, config))]
     shards = [*train, *val]
-    patients = count_patients(shards, tft_output, least)
-    total(patients, len(shards))
-    dealt = deal_folds(patients, count, str(training["seed"]))
+    patients = count_drawable(shards, tft_output, config)
+    total(patients, len(shards), unit_of(config))
+    dealt = deal_folds(patients, count, str(config["training"]["seed"]))
     parts = []
     for number, held_out in enumerate(dealt):
         seen = {patient: patients[patient] for patient in others(dealt, number)}
@@ -208,7 +235,7 @@ def make_task(
     Args:
         part: The data.
         tft_output: The Transform output.
-        config: The sections grid, windows, network, training and postprocess.
+        config: The sections grid, windows, network, training and postprocess; of a 3D network inference too.
         folder: Folder or URI of the checkpoint.
         say: Takes one line on slices, steps and parameters.
 
@@ -217,7 +244,7 @@ def make_task(
     """
     precision = resolve_precision(config["training"]["precision"])
     training = {**config["training"], "precision": precision}
-    counts = total(part.patients, len(part.train))
+    counts = total(part.patients, len(part.train), unit_of(config))
     steps = steps_per_epoch(counts, training)
     strategy = choose_strategy(training["batch_size"])
     with strategy.scope():
@@ -225,16 +252,17 @@ def make_task(
         served = inference_network(network)
     replicas = strategy.num_replicas_in_sync
     say(
-        f"{counts.slices} training slices, {counts.lesion} with lesion; {steps} steps of "
+        f"{counts.slices} training {unit_of(config)}, {counts.lesion} with lesion; {steps} steps of "
         f"{training['batch_size']} an epoch{f' on {replicas} GPUs' if replicas > 1 else ''}; "
         f"{served.count_params() / 1e6:.2f} million parameters"
         + ("" if precision == "float32" else f" in {precision}")
     )
     balance, shares = training["patient_balance"], training["source_shares"]
     draws = lesion_draws(part.patients, balance, shares) if part.number or balance or shares else None
+    stream = patch_dataset if is_3d(config) else train_dataset
     return Task(
         network,
-        lambda epoch, step: train_dataset(
+        lambda epoch, step: stream(
             part.train, tft_output, config, counts, first_epoch=epoch, first_step=step, steps=steps, draws=draws
         ),
         steps,
@@ -292,14 +320,16 @@ class Validator:
         Args:
             shards: Files of its examples.
             tft_output: The Transform output.
-            config: The sections grid and postprocess.
+            config: The sections grid and postprocess; of a 3D network inference too.
             network: The network, whose weights may change from call to call.
             mirror: Average with what it makes of the mirrored slices.
             patients: On whom to validate; by default on all in the files.
         """
-        self._plain = validation_dataset(shards, tft_output, patients=patients)
-        self._with_hu = validation_dataset(shards, tft_output, hu=True, patients=patients)
-        self._predict = make_predict(network, mirror=mirror)
+        scans = looks_at_scans(network)
+        self._plain = validation_dataset(shards, tft_output, patients=patients, scans=scans)
+        self._with_hu = validation_dataset(shards, tft_output, hu=True, patients=patients, scans=scans)
+        overlap = {"overlap": config["inference"]["overlap"]} if scans else {}
+        self._predict = make_predict(network, mirror=mirror, **overlap)
         self._config = config
 
     def __call__(self, post: Postprocess | None = None) -> Validation:
@@ -323,7 +353,10 @@ def make_network(config: Mapping[str, Any], precision: str) -> keras.Model:
     """
     channels = (2 * config["grid"]["context_slices"] + 1) * len(config["windows"])
     seed = config["training"]["seed"]
-    return build_network(config["grid"]["size"], channels, config["network"], seed=seed, precision=precision)
+    size, slices = config["grid"]["size"], None
+    if config["network"]["kind"] == "3d":
+        size, slices = config["training"]["patch_size"] or size, config["training"]["patch_slices"]
+    return build_network(size, channels, config["network"], slices=slices, seed=seed, precision=precision)
 
 
 def split_shards(patterns: Sequence[str] | str, split: str) -> list[str]:
@@ -338,9 +371,22 @@ def split_shards(patterns: Sequence[str] | str, split: str) -> list[str]:
     return found
 
 
-def prepare_devices(training: Mapping[str, Any]) -> None:
-    """Asks for reproducible kernels where they are not so anyway; on a CPU they are."""
-    if training["deterministic"] and tf.config.list_physical_devices("GPU"):
+def prepare_devices(config: Mapping[str, Any]) -> None:
+    """Asks for reproducible kernels where they are not so anyway; on a CPU they are.
+
+    Args:
+        config: The sections network and training.
+
+    Raises:
+        UsageError: TensorFlow has no 3D network of the configured precision on this machine.
+    """
+    gpus, training = tf.config.list_physical_devices("GPU"), config["training"]
+    if is_3d(config) and training["precision"] == "mixed_float16" and not gpus:
+        raise UsageError(
+            "training.precision: found mixed_float16, but this machine has no GPU and TensorFlow no 3d network in "
+            "float16 without one; set float32 or mixed_bfloat16"
+        )
+    if training["deterministic"] and gpus:
         tf.config.experimental.enable_op_determinism()
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from components.trainer.losses import supervised_loss
 from components.trainer.replicas import replica_count, shared, spread
+from components.trainer.sliding_window import scan_probability
 
 CLIP_NORM = 12.0
 """Gradients longer than this are shortened, as nnU-Net does; one odd batch then cannot undo a training."""
@@ -56,8 +57,8 @@ def make_train_step(
         training: The section `training` of the configuration.
 
     Returns:
-        A function of image (n, size, size, channels) and mask (n, size, size, 1) that changes the network and
-        returns the loss, a float32 scalar.
+        A function of image (n, size, size, channels) and mask (n, size, size, 1), in 3D of patches with slices after
+        n, that changes the network and returns the loss, a float32 scalar.
     """
     variables = network.trainable_variables
 
@@ -76,32 +77,52 @@ def make_train_step(
     return spread(step)
 
 
-def make_predict(network: keras.Model, *, mirror: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The network as a graph, from input to float32 probabilities (n, size, size, 1).
+def make_predict(
+    network: keras.Model, *, mirror: bool = False, overlap: float = 0.5
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network as a graph, from float32 (n, size, size, channels) to float32 probabilities (n, size, size, 1).
 
     Args:
-        network: The network.
+        network: The network. A 3D one takes the n slices for all of one scan, in order.
         mirror: Average with what it makes of the mirrored slices.
+        overlap: Of the windows of a 3D network.
     """
     _, *shape = network.input_shape
+    if looks_at_scans(network):
+        shape = [None, None, shape[-1]]
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)], jit_compile=False)
     def predict(image: tf.Tensor) -> tf.Tensor:
-        return probability(network, image, mirror=mirror)
+        return probability(network, image, mirror=mirror, overlap=overlap)
 
     return predict
 
 
-def probability(network: keras.Model, image: tf.Tensor, *, mirror: bool) -> tf.Tensor:
+def looks_at_scans(network: keras.Model) -> bool:
+    """Whether a network is 3D, and so needs a whole scan where a 2D one takes any slices."""
+    return len(network.input_shape) == 5
+
+
+def probability(network: keras.Model, image: tf.Tensor, *, mirror: bool, overlap: float = 0.5) -> tf.Tensor:
     """Probabilities (n, size, size, 1) as validation and every exported signature have them.
 
     Args:
         network: From input to logits.
-        image: float32 of shape (n, size, size, channels).
+        image: float32 of shape (n, size, size, channels); for a 3D network the slices of one scan, in order.
         mirror: Average with what the network makes of left and right exchanged, as heads are nearly symmetric.
+        overlap: Of the windows of a 3D network, see `scan_probability`.
     """
-    found = tf.sigmoid(network(image, training=False))
+
+    def forward(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(network(pixels, training=False))
+
+    def whole(pixels: tf.Tensor) -> tf.Tensor:
+        if not looks_at_scans(network):
+            return forward(pixels)
+        return scan_probability(forward, pixels, network.input_shape[1:-1], overlap)
+
+    found = whole(image)
     if mirror:
-        mirrored = tf.sigmoid(network(tf.reverse(image, [2]), training=False))
-        found = 0.5 * (found + tf.reverse(mirrored, [2]))
+        # The scan and not each window: windows need not lie symmetrically.
+        found = 0.5 * (found + tf.reverse(whole(tf.reverse(image, [2])), [2]))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,10 @@ NO_SLICES = "the validation split holds no slices; check the splits section"
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 """From float32 (n, size, size, channels) to probabilities (n, size, size, 1)."""
+
+Batch = tuple[tf.Tensor, dict[str, tf.Tensor]]
+Batches = Iterable[Batch]
+"""The network's input, float32 (n, size, size, channels), and the raw features of the same slices."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def validation_dataset(
     batch: int = BATCH,
     hu: bool = False,
     patients: Collection[str] | None = None,
-) -> tf.data.Dataset:
+    scans: bool = False,
+) -> Batches:
     """All slices in the order in which they are stored.
 
     Args:
@@ -89,6 +94,7 @@ def validation_dataset(
         batch: Slices a batch.
         hu: Whether the image's own HU are wanted too, as the raw feature `image`.
         patients: Whose slices; by default everyone's.
+        scans: Whether a batch is to hold just the slices of one scan, as a 3D network needs them.
 
     Returns:
         Pairs of the network's input, float32 (n, size, size, channels), and the raw features `CASE_FEATURES`.
@@ -105,12 +111,38 @@ def validation_dataset(
     records = read_records(list(shards))
     if patients is not None:
         records = of_patients(records, tft_output, patients)
-    return records.batch(batch).map(finish, num_parallel_calls=1, deterministic=True).prefetch(2)
+    slices = records.batch(batch).map(finish, num_parallel_calls=1, deterministic=True).prefetch(2)
+    return _Scans(slices) if scans else slices
+
+
+class _Scans:
+    """The slices of each scan as one batch: a shard holds them one after another."""
+
+    def __init__(self, slices: tf.data.Dataset) -> None:
+        self._slices = slices
+
+    def __iter__(self) -> Iterator[Batch]:
+        parts: list[Batch] = []
+        for image, raw in self._slices:
+            cases = raw[f.CASE_ID].numpy().ravel()
+            ends = [*(np.flatnonzero(cases[1:] != cases[:-1]) + 1), len(cases)]
+            for start, end in zip([0, *ends], ends, strict=False):
+                if parts and parts[0][1][f.CASE_ID].numpy().ravel()[0] != cases[start]:
+                    yield _joined(parts)
+                    parts = []
+                parts.append((image[start:end], {name: value[start:end] for name, value in raw.items()}))
+        if parts:
+            yield _joined(parts)
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    raw = {name: tf.concat([values[name] for _, values in parts], 0) for name in parts[0][1]}
+    return tf.concat([image for image, _ in parts], 0), raw
 
 
 def validate(
     predict: Predict,
-    dataset: tf.data.Dataset,
+    dataset: Batches,
     grid: Mapping[str, Any],
     post: Postprocess,
     *,
@@ -144,7 +176,7 @@ def validate(
 
 def count_cases(
     predict: Predict,
-    dataset: tf.data.Dataset,
+    dataset: Batches,
     grid: Mapping[str, Any],
     section: Mapping[str, Any],
     *,
@@ -204,7 +236,7 @@ class _Case:
         return np.stack([own_hu(image, grid["size"], grid["context_slices"]) for image in self.images])
 
 
-def _cases(predict: Predict, dataset: tf.data.Dataset) -> Iterator[_Case]:
+def _cases(predict: Predict, dataset: Batches) -> Iterator[_Case]:
     """Whole cases: a shard holds a case's slices in order, so a new id or index 0 ends the one before."""
     current: _Case | None = None
     for image, raw in dataset:

@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from components.imaging.errors import IchError
 from components.trainer.checkpoint import FILE_NAME as CHECKPOINT
-from components.trainer.data import count_patients, total
+from components.trainer.data import total
 from components.trainer.fingerprint import run_key
 from components.trainer.fit import fit
 from components.trainer.hyperparameters import apply
 from components.trainer.progress import Progress
-from components.trainer.run_fn import Part, make_task
+from components.trainer.run_fn import Part, count_drawable, make_task, unit_of
 
 RESULT = "result.json"
 
@@ -69,7 +69,8 @@ class Trials:
         """Looks at the training split once, for all trials.
 
         Args:
-            config: The sections grid, windows, normalisation, network, training and postprocess.
+            config: The sections grid, windows, normalisation, network, training and postprocess; of a 3D network
+                inference too.
             train: Shards of the training split.
             val: Those of the validation split.
             tft_output: The Transform output.
@@ -81,8 +82,8 @@ class Trials:
         self._config = config
         self._tft_output = tft_output
         self._folder = folder.rstrip("/")
-        patients = count_patients(train, tft_output, config["training"]["min_lesion_cm2"])
-        total(patients, len(train))
+        patients = count_drawable(train, tft_output, config)
+        total(patients, len(train), unit_of(config))
         self._part = Part(0, list(train), list(val), patients)
 
     def run(self, values: Mapping[str, Any], epochs: int, progress: Progress) -> Result:

@@ -13,7 +13,7 @@ from tfx.v1.components import TunerFnResult
 from components.trainer.fingerprint import data_origin, run_key
 from components.trainer.hyperparameters import describe
 from components.trainer.progress import Progress, Terminal
-from components.trainer.run_fn import prepare_devices, split_shards
+from components.trainer.run_fn import is_3d, prepare_devices, split_shards
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.oracles import make_oracle
 from components.tuner.search import Search
@@ -29,12 +29,12 @@ def tuner_fn(fn_args: Any, progress: Progress | None = None) -> TunerFnResult:
 
     Args:
         fn_args: TFX's FnArgs. `custom_config` holds the sections grid, windows, normalisation, network, training,
-            postprocess and tuner as JSON under `CONFIG_KEY`, and `work_dir`, where the search and the checkpoints of
-            its trials live; optionally `code_version`.
+            postprocess and tuner, of a 3D network inference too, as JSON under `CONFIG_KEY`, and `work_dir`, where
+            the search and the checkpoints of its trials live; optionally `code_version`.
         progress: Where to report; the user's terminal by default.
 
     Raises:
-        UsageError: No lesion in the training split.
+        UsageError: No lesion in the training split, or a precision that this machine does not have.
         IchError: A split has no shards.
     """
     custom = fn_args.custom_config
@@ -43,7 +43,7 @@ def tuner_fn(fn_args: Any, progress: Progress | None = None) -> TunerFnResult:
     progress = progress or Terminal()
     train, val = split_shards(fn_args.train_files, "training"), split_shards(fn_args.eval_files, "validation")
     folder = f"{custom['work_dir'].rstrip('/')}/tuner-{_key(config, train, custom.get('code_version', ''))}"
-    prepare_devices(config["training"])
+    prepare_devices(config)
     trials = Trials(config, train, val, tft.TFTransformOutput(fn_args.transform_graph_path), folder)
     first = configured(config)
     progress.say(
@@ -81,5 +81,7 @@ def _whole(search: Callable[..., Search]) -> Search:
 def _key(config: Mapping[str, Any], train: list[str], code: str) -> str:
     """Name of the search's folder: the same for whatever leads to the same trials."""
     section = config["tuner"]
-    shape = json.dumps({key: section[key] for key in SHAPING_KEYS}, sort_keys=True)
+    # How windows overlap changes what validation finds.
+    overlap = {"overlap": config["inference"]["overlap"]} if is_3d(config) else {}
+    shape = json.dumps({**{key: section[key] for key in SHAPING_KEYS}, **overlap}, sort_keys=True)
     return run_key(trial_config(config, {}, section["epochs"]), data_origin(train).fingerprint, code, shape)

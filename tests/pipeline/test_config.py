@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from components.imaging.errors import UsageError
+from components.trainer.network import build_network
 from pipeline.config import SHIPPED, Config, load_config, shipped_configs
 
 MINIMAL: dict[str, Any] = {"name": "tiny", "data": {"image": "i/{case}.nii.gz", "mask": "m/{case}.nii.gz"}}
@@ -347,6 +348,43 @@ def test_attention_among_too_many_positions_is_refused(minimal: Path) -> None:
     load_config(minimal, ["network.bottleneck=attention", "grid.size=512", "network.depth=3"])
     with pytest.raises(UsageError, match=r"network\.bottleneck: .* 16384 positions .* at most 4096; raise"):
         load_config(minimal, ["network.bottleneck=attention", "grid.size=512", "network.depth=2"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("grid.context_slices=1", r"grid\.context_slices: found 1, but network\.kind is 3d, .* set it to 0"),
+        ("training.min_lesion_cm2=0.5", r"training\.min_lesion_cm2: found 0\.5, but network\.kind is 3d, .* to 0"),
+        ("training.patch_slices=6", r"training\.patch_slices: found 6, wanted a multiple of 4 "),
+        ("training.patch_size=40", r"training\.patch_size: found 40, wanted a multiple of 16 .* from 32 to grid"),
+        ("training.patch_size=16", r"training\.patch_size: found 16, wanted a multiple of 16"),
+        ("training.patch_size=512", r"training\.patch_size: found 512, wanted .* to grid\.size 256"),
+        ("inference.overlap=0.95", r"inference\.overlap: found 0\.95"),
+        ("network.kind=4d", r"network\.kind: found '4d'"),
+    ],
+)  # fmt: skip
+def test_what_a_3d_network_cannot_do_is_refused(minimal: Path, setting: str, message: str) -> None:
+    load_config(minimal, ["network.kind=3d", "training.patch_size=96"])
+    with pytest.raises(UsageError, match=message):
+        load_config(minimal, ["network.kind=3d", setting])
+
+
+@pytest.mark.parametrize(
+    ("depth", "thick", "stride", "factor"), [(4, 2, 2, 4), (4, 2, 1, 4), (4, 0, 2, 8), (4, 0, 1, 16), (3, 5, 1, 1)]
+)
+def test_slices_of_a_patch_are_a_multiple_of_their_halvings(
+    minimal: Path, depth: int, thick: int, stride: int, factor: int
+) -> None:
+    """The same as the network's own: it joins its levels only where they are halved evenly."""
+    overrides = [f"network.depth={depth}", f"network.thick_levels={thick}", f"network.stem_stride={stride}"]
+    network = load_config(minimal, overrides).network
+    assert network.slice_factor == factor
+    section = {**network.model_dump(), "kind": "3d", "base_filters": 2}
+    lowest = build_network(32, 1, section, slices=2 * factor).get_layer(f"encode{network.levels}_relu1")
+    assert lowest.output.shape[1] == 2
+    if factor > 1:
+        with pytest.raises(ValueError, match="Concatenate"):
+            build_network(32, 1, section, slices=2 * factor - 1)
 
 
 def test_every_section_has_a_change_in_this_table() -> None:

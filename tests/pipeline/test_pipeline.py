@@ -210,6 +210,17 @@ def test_a_search_stands_between_transform_and_trainer(stages: dict[str, Any], t
     assert "tuner" not in parameters(stages["Trainer"])["custom_config"]
 
 
+def test_a_search_of_3d_networks_knows_how_windows_overlap(tmp_path: Path) -> None:
+    """Its trials validate on whole scans; in 2D nothing of the section concerns it."""
+    volumes = [*TUNED, "network.kind=3d", "grid.context_slices=0", "network.thick_levels=0"]
+    base = nodes(load_config("demo", volumes), local(tmp_path))
+    other = nodes(load_config("demo", [*volumes, "inference.overlap=0.25"]), local(tmp_path))
+    assert {"Tuner", "Trainer"} < changed(base, other)
+    flat = nodes(load_config("demo", TUNED), local(tmp_path))
+    assert "overlap" in parameters(base["Tuner"])["custom_config"]
+    assert "overlap" not in parameters(flat["Tuner"])["custom_config"]
+
+
 def test_a_search_that_is_off_reruns_nothing(tmp_path: Path) -> None:
     base = nodes(load_config("demo"), local(tmp_path))
     assert changed(base, nodes(load_config("demo", ["tuner.trials=3", "tuner.seed=9"]), local(tmp_path))) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,16 +46,33 @@ def test_keys_of_a_later_program_are_ignored_within_a_format() -> None:
     assert Contract.from_json(json.dumps(tree)) == CONTRACT
 
 
+def test_a_contract_of_the_format_before_is_read() -> None:
+    """It had no `input`: every model took slices."""
+    tree = {**json.loads(CONTRACT.to_json()), "format": 2}
+    del tree["input"]
+    found = Contract.from_json(json.dumps(tree))
+    assert (found.input, found.format) == ("slices", 2)
+    assert replace(found, format=FORMAT) == CONTRACT
+
+
+def test_what_a_request_holds_is_kept_and_nothing_unknown_is_taken() -> None:
+    scans = replace(CONTRACT, input="scan")
+    assert Contract.from_json(scans.to_json()) == scans
+    tree = {**json.loads(CONTRACT.to_json()), "input": "voxels"}
+    with pytest.raises(UsageError, match="input: found 'voxels', wanted slices or scan"):
+        Contract.from_json(json.dumps(tree))
+
+
 @pytest.mark.parametrize("text", [b"", "", "{", "[]", "3", '"text"', "null", "{}", b"\xff\xfe\x00"])
 def test_what_is_no_contract(text: str | bytes) -> None:
     with pytest.raises(UsageError, match="carries no contract"):
         Contract.from_json(text)
 
 
-@pytest.mark.parametrize("version", [FORMAT + 1, FORMAT - 1, 0, "1", None])
+@pytest.mark.parametrize("version", [FORMAT + 1, 1, 0, "1", None])
 def test_another_format(version: Any) -> None:
     tree = {**json.loads(CONTRACT.to_json()), "format": version}
-    with pytest.raises(UsageError, match=f"has format {version}, this program reads {FORMAT}"):
+    with pytest.raises(UsageError, match=f"has format {version}, this program reads 2 and {FORMAT}"):
         Contract.from_json(json.dumps(tree))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_scans_of_more_slices_than_a_batch(model: Path, tmp_path: Path) -> None:
     found = Predictor(model).predict(path).mask
     np.testing.assert_array_equal(found.any(axis=(1, 2)), [index % 5 in (1, 2) for index in range(17)])
     np.testing.assert_array_equal(found[1], found[16])
+
+
+@pytest.mark.parametrize("slices", [1, 5, 2 * BATCH + 1])
+def test_a_model_of_scans_is_sent_the_whole_scan(tmp_path: Path, slices: int) -> None:
+    """It looks at the next slice: what is cut into parts would differ at their ends."""
+    network = Arithmetic(across=True)
+    assert export(tmp_path / "model", network).input == "scan"
+    prepared = Sample("s", [LARGE, SMALL]).scan()
+    many = replace(prepared, hu=np.concatenate([prepared.hu] * 4)[1 : slices + 1])
+    found = Predictor(tmp_path / "model").probabilities(many)
+    np.testing.assert_allclose(found, network.numpy(many.examples(0)), atol=1e-6)
+    assert not np.allclose(found, Arithmetic().numpy(many.examples(0)), atol=0.1)
 
 
 def test_one_predictor_serves_many_scans(model: Path, scan: Path, tmp_path: Path) -> None:

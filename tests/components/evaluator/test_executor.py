@@ -168,6 +168,40 @@ def out_of_bounds(models: Models, tmp_path_factory: pytest.TempPathFactory) -> R
     )  # fmt: skip
 
 
+ACROSS = Arithmetic(level=45.0, across=True)
+"""A model of whole scans, which looks at the next slice too."""
+
+
+@pytest.mark.parametrize(
+    ("candidate", "served"), [("across", "none"), ("across", "candidate"), ("candidate", "across")]
+)
+def test_models_of_slices_and_of_scans_are_measured_side_by_side(
+    models: Models, tmp_path: Path, candidate: str, served: str
+) -> None:
+    """Slices lie in disorder in several shards, and yet each model sees what it needs."""
+    settings: dict[str, Any] = {"hu_range": [30.0, 90.0], "threshold": 0.4}
+    export(tmp_path / "across" / "Format-Serving", ACROSS, **settings)
+    (tmp_path / "across" / "baseline.json").write_text(json.dumps({"version": "3", "used": True, "reason": ""}))
+    folders = {"across": tmp_path / "across", "candidate": tmp_path / "slices", "none": models.none}
+    export(tmp_path / "slices" / "Format-Serving", SERVED, **SERVED_POSTPROCESS)
+    (tmp_path / "slices" / "baseline.json").write_text(json.dumps({"version": "4", "used": True, "reason": ""}))
+    found = evaluate(tmp_path, LISTED, shuffled(), folders[candidate], folders[served]).verdict
+    wanted = {
+        "across": means(reference(ACROSS, **settings), PATIENTS),
+        "candidate": means(reference(SERVED, **SERVED_POSTPROCESS), PATIENTS),
+    }
+    assert wanted["across"]["patient_dice"] > 0.3
+    assert wanted["across"]["patient_dice"] != pytest.approx(wanted["candidate"]["patient_dice"], abs=0.02)
+    assert found["overall"] == pytest.approx(wanted[candidate], abs=1e-9)
+    networks = {"across": ACROSS, "candidate": SERVED}
+    brier = reference_calibration(networks[candidate])["brier"]
+    assert found["calibration"]["brier"] == pytest.approx(brier, rel=1e-9)
+    if served != "none":
+        assert found["baseline"]["overall"] == pytest.approx(wanted[served], abs=1e-9)
+        brier = reference_calibration(networks[served])["brier"]
+        assert found["baseline"]["calibration"]["brier"] == pytest.approx(brier, rel=1e-9)
+
+
 def test_the_cohort_is_worth_testing() -> None:
     """By hand: what is exact, missed, halved and false gives known measures."""
     by_case = reference(CANDIDATE)

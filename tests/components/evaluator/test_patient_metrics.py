@@ -18,7 +18,10 @@ from components.evaluator.extractors import (
     NO_TISSUE,
     OUTSIDE_SKULL,
     compact,
+    finish_scan,
+    join_scan,
     pack_prediction,
+    split_batch,
     unpack_prediction,
 )
 from components.evaluator.patient_metrics import (
@@ -212,6 +215,25 @@ def test_slices_may_come_in_any_order(seed: int) -> None:
 def test_a_scan_with_missing_or_repeated_slices_is_an_error(order: list[int]) -> None:
     with pytest.raises(ValueError, match="a scan of 5 slices came with the slices"):
         scan_values(*extracts(Sample("a", BLOOD, BLOOD), order))
+
+
+def test_a_scan_is_put_together_from_slices_in_any_order() -> None:
+    sample = Sample("a", BLOOD)
+    records = np.array(sample.examples(), dtype=object)
+    features, packed = extracts(sample, list(range(5)))
+    batch = {"features": features, "input": records, "predictions": {"old": packed}}
+    slices = list(split_batch(batch))
+    assert {case for case, _ in slices} == {"a"}
+    joined = join_scan("a", [slices[index][1] for index in (3, 0, 4, 2, 1)])
+    assert joined["input"].tolist() == records.tolist()
+    assert joined["predictions"]["old"].tolist() == packed.tolist()
+    for name in KEPT_FEATURES:
+        np.testing.assert_array_equal(joined["features"][name], features[name])
+    finished = finish_scan({**joined, "predictions": {"old": packed, "new": packed}}, ["new", "old"])
+    assert set(finished) == {"features", "predictions"}
+    for wrong in ([0, 1, 2, 3], [0, 1, 2, 3, 4, 4], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match=r"case a: found the slices \[.*\], wanted 0 to 4; ingest it anew"):
+            join_scan("a", [slices[index][1] for index in wrong])
 
 
 def combiner() -> _PatientCombiner:

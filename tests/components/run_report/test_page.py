@@ -177,6 +177,14 @@ def test_what_a_search_chose_is_told_beside_the_settings(page: str) -> None:
     assert f"learning_rate {number(0.00125)}, " in text
 
 
+def test_what_the_network_sees_at_once(page: str) -> None:
+    assert "0 neighbouring slices a side" in Page(page).text
+    made = content(2, refused=False)
+    made["model"]["input"] = "scan"
+    text = Page(render(made)).text
+    assert "whole scans at once" in text and "neighbouring" not in text
+
+
 def test_each_fold_has_a_curve_a_row_and_words() -> None:
     found, measures = cohort(4)
     result = verdict(measures, measured_cases(found))

@@ -174,3 +174,19 @@ def test_deep_supervision_is_what_numpy_computes() -> None:
         found = float(supervised_loss(truth, single, **options))
         assert found == pytest.approx(numpy_loss(truth, outputs[0]), rel=1e-5)
         assert found == pytest.approx(float(segmentation_loss(truth, outputs[0], **options)), rel=1e-6)
+
+
+def test_volumes_are_weighed_slice_by_slice_and_averaged_over_blocks() -> None:
+    rng = np.random.default_rng(5)
+    truth = (rng.random((2, 4, 16, 16, 1)) < 0.1).astype("f4")
+    truth[0, 1] = 0
+    flat = truth.reshape(8, 16, 16, 1)
+    weighed = pixel_weights(truth, boundary=2.0, small=3.0).numpy()
+    np.testing.assert_array_equal(weighed.reshape(flat.shape), pixel_weights(flat, boundary=2.0, small=3.0))
+    # Where slices are not halved and where they are.
+    outputs = [rng.normal(0, 2, (2, *shape, 1)).astype("f4") for shape in ((4, 16, 16), (4, 8, 8), (2, 4, 4))]
+    wanted = 4 / 7 * numpy_loss(truth, outputs[0])
+    wanted += 2 / 7 * numpy_loss(truth.reshape(2, 4, 8, 2, 8, 2, 1).mean(axis=(3, 5)), outputs[1])
+    wanted += 1 / 7 * numpy_loss(truth.reshape(2, 2, 2, 4, 4, 4, 4, 1).mean(axis=(2, 4, 6)), outputs[2])
+    found = supervised_loss(truth, outputs, dice_weight=0.5, cross_entropy_weight=2.0)
+    assert float(found) == pytest.approx(wanted, rel=1e-5)

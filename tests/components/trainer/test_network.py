@@ -23,7 +23,7 @@ from components.trainer.network import build_network, inference_network
 BASE: dict[str, Any] = {
     "block": "plain", "base_filters": 4, "max_filters": 12, "depth": 2, "norm": "batch", "dropout": 0.0,
     "stem_stride": 2, "decoder_convolutions": 1, "deep_supervision": False,
-    "bottleneck": "plain",
+    "bottleneck": "plain", "kind": "2d", "thick_levels": 1,
 }  # fmt: skip
 
 
@@ -204,6 +204,81 @@ def test_a_bottleneck_computes_in_half_precision(bottleneck: str, precision: str
     assert {output.dtype for output in half} == {tf.float32}
     for mine, other in zip(half, full, strict=True):
         assert np.corrcoef(np.ravel(mine), np.ravel(other))[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"stem_stride": 1, "thick_levels": 0},
+        {"stem_stride": 1, "thick_levels": 2, "depth": 3, "block": "residual", "norm": "instance"},
+        {"thick_levels": 0, "norm": "group", "bottleneck": "attention", "dropout": 0.2, "depth": 3},
+        {"thick_levels": 1, "bottleneck": "large_kernel", "deep_supervision": True, "depth": 4},
+        {"thick_levels": 9, "bottleneck": "large_kernel", "decoder_convolutions": 2},
+    ],
+)
+def test_a_3d_network_of_every_kind_is_trained_in_all_its_weights(change: dict[str, Any]) -> None:
+    config = {**BASE, "kind": "3d", **change}
+    network = build_network(32, 3, config, slices=8)
+    (finest, *coarser) = network.output_shape if isinstance(network.output_shape, list) else [network.output_shape]
+    assert finest == (None, 8, 32, 32, 1)
+    assert coarser == ([(None, 4, 8, 8, 1), (None, 2, 4, 4, 1)] if "deep_supervision" in change else [])
+    found = gradients(network)
+    assert all(np.abs(value).max() > 0 for value in found.values())
+
+
+def test_3d_kernels_follow_the_thickness_of_slices() -> None:
+    config = {**BASE, "kind": "3d", "depth": 4, "stem_stride": 1, "thick_levels": 2}
+    network = build_network(32, 3, config, slices=8)
+    kernels = {level: network.get_layer(f"encode{level}_conv0").kernel.shape[:3] for level in range(5)}
+    assert kernels == {0: (1, 3, 3), 1: (1, 3, 3), 2: (3, 3, 3), 3: (3, 3, 3), 4: (3, 3, 3)}
+    # Pixels are halved at each of the four steps, slices at those that leave a level of cubes: twice.
+    assert network.get_layer("encode4_relu1").output.shape[1:4] == (2, 2, 2)
+    folded = build_network(32, 3, {**config, "stem_stride": 2}, slices=8)
+    assert folded.get_layer("stem").kernel.shape[:3] == (1, 4, 4)
+    assert folded.get_layer("encode0_conv0").kernel.shape[:3] == (1, 3, 3)
+    assert folded.get_layer("encode1_conv0").kernel.shape[:3] == (3, 3, 3)
+    assert folded.get_layer("encode3_relu1").output.shape[1:4] == (2, 2, 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_thick_slices_alone_a_3d_network_is_the_2d_one_slice_by_slice(stride: int) -> None:
+    config = {
+        **BASE, "depth": 3, "stem_stride": stride, "block": "residual", "thick_levels": 4, "deep_supervision": True,
+        "bottleneck": "large_kernel", "norm": "batch",
+    }  # fmt: skip
+    plane = build_network(32, 3, config)
+    volume = build_network(32, 3, {**config, "kind": "3d"}, slices=5)
+    rng = np.random.default_rng(2)
+    for weight in plane.weights:
+        weight.assign(weight + np.abs(rng.normal(0, 0.1, weight.shape)))
+    for mine, given in zip(volume.weights, plane.weights, strict=True):
+        mine.assign(np.reshape(given, mine.shape))
+    image = rng.random((2, 5, 32, 32, 3), np.float32)
+    for found, wanted in zip(volume(image), plane(image.reshape(10, 32, 32, 3)), strict=True):
+        np.testing.assert_allclose(np.reshape(found, wanted.shape), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_3d_network_sees_the_neighbouring_slices() -> None:
+    network = build_network(32, 3, {**BASE, "kind": "3d", "thick_levels": 1}, slices=4)
+    image = np.random.default_rng(0).random((1, 4, 32, 32, 3), np.float32)
+    changed = image.copy()
+    changed[0, 0] = 0
+    difference = np.abs(network(image) - network(changed)).max(axis=(0, 2, 3, 4))
+    assert (difference > 0).all()
+    alone = build_network(32, 3, {**BASE, "kind": "3d", "thick_levels": 3}, slices=4)
+    difference = np.abs(alone(image) - alone(changed)).max(axis=(0, 2, 3, 4))
+    assert (difference[1:] == 0).all() and difference[0] > 0
+
+
+def test_a_3d_network_guesses_little_at_first_and_computes_in_half_precision() -> None:
+    """In bfloat16: on a processor, TensorFlow pools no volumes in float16."""
+    config = {**BASE, "kind": "3d", "norm": "instance", "bottleneck": "large_kernel", "thick_levels": 0}
+    network = build_network(32, 3, config, slices=4, precision="mixed_bfloat16")
+    logits = np.asarray(network(np.random.default_rng(0).random((1, 4, 32, 32, 3), np.float32)))
+    assert np.median(1 / (1 + np.exp(-logits))) < 20 * PRIOR
+    assert all(np.isfinite(value).all() for value in gradients(network).values())
+    assert network.output.dtype == "float32"
 
 
 @pytest.mark.parametrize("module", [network_module, blocks_module, bottleneck_module, losses_module])

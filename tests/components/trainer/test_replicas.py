@@ -40,9 +40,9 @@ mask = tf.constant(mask)
 module.CLIP_NORM = 0.05
 
 
-def one_step(strategy, training, norm):
+def one_step(strategy, training, norm, slices=None):
     with strategy.scope():
-        network = build_network(32, 3, {**config["network"], "norm": norm})
+        network = build_network(32, 3, {**config["network"], "norm": norm}, slices=slices)
         optimizer = module.build_optimizer(network, training)
         step = module.make_train_step(network, optimizer, training)
     losses = [float(step(image, mask)) for _ in range(2)]
@@ -62,6 +62,16 @@ for a, b, before in zip(first.get_weights(), second.get_weights(), start, strict
     np.testing.assert_allclose(b, a, atol=1e-5)
     moved = max(moved, float(np.abs(a - before).max()))
 assert moved > 1e-3, moved
+
+# Volumes are shared likewise, and each half is of whole patches.
+plain, image2, mask2 = config["network"], image, mask
+image, mask = tf.reshape(image, (2, 4, 32, 32, 3)), tf.reshape(mask, (2, 4, 32, 32, 1))
+config["network"] = {**plain, "kind": "3d", "thick_levels": 1}
+(wanted, first), (found, second) = (one_step(one, training, "instance", 4) for one in (alone, both))
+np.testing.assert_allclose(found, wanted, rtol=1e-5)
+for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+    np.testing.assert_allclose(b, a, atol=1e-5)
+config["network"], image, mask = plain, image2, mask2
 
 # Dice is that of a half: the loss is the mean of the halves' losses.
 training = {**config["training"], "cross_entropy_weight": 0.0, "optimizer": "sgd", "learning_rate": 0.1}

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_model_analysis as tfma
 import tensorflow_transform as tft
+from apache_beam.testing.util import assert_that
 
+from components.evaluator.component import eval_config
+from components.evaluator.extractors import KEPT_FEATURES, WholeScans
+from components.evaluator.patient_metrics import scan_values
 from components.imaging.errors import UsageError
-from components.imaging.postprocess import Postprocess
+from components.imaging.metrics import dice
+from components.imaging.postprocess import Postprocess, outline, own_hu, quantise, skull_for, unpack_mask
 from components.trainer.checkpoint import Checkpoint
 from components.trainer.data import count_patients
 from components.trainer.folds import deal_folds
 from components.trainer.network import build_network
 from components.trainer.progress import Silent
-from components.trainer.run_fn import LEAST_MINUTES, Validator, run_fn
-from components.trainer.step import build_optimizer
+from components.trainer.run_fn import LEAST_MINUTES, Validator, make_network, run_fn
+from components.trainer.step import build_optimizer, make_predict
 from components.trainer.tuning import tune
 from components.transform.preprocessing import CONFIG_KEY
 from schema import features as f
+from serving.predictor import Predictor
 from serving.versions import read_contract
-from tests.components.trainer.conftest import make_case, small_config, write_shard
+from tests.cases import Sample
+from tests.components.trainer.conftest import NATIVE, geometry, make_case, small_config, write_shard
 from tests.models import postprocess
 
 
@@ -313,3 +323,143 @@ def test_a_network_trained_with_deep_supervision_is_exported_without_it(
     again = Lines()
     run_fn(args, again)
     assert any("already trained" in line for line in again.lines)
+
+
+def test_a_3d_network_is_trained_validated_and_exported(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    network = {"kind": "3d", "thick_levels": 2, "deep_supervision": True, "depth": 3, "norm": "instance"}
+    config = small_config(
+        epochs=2, steps_per_epoch=25, batch_size=2, patch_slices=4, patch_size=16, network=network,
+        lesion_fraction=0.9, learning_rate=1e-2, augment={"affine_share": 0.0},
+    )  # fmt: skip
+    config["inference"]["mirror"] = True
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    lines = Lines()
+    run_fn(args, lines)
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert any("8 training patches, 8 with lesion; 25 steps of 2" in line for line in lines.lines)
+    contract = read_contract(Path(args.serving_model_dir))
+    assert (contract.input, contract.grid_size) == ("scan", 32)
+    post = Postprocess.from_dict(contract.postprocess)
+    # What is served outlines every validation scan as the trainer's own validation did: scans of 5 and of 4 slices, one
+    # longer than a patch and one equal to it.
+    model = tf.saved_model.load(args.serving_model_dir)
+    predictor = Predictor(Path(args.serving_model_dir))
+    prepared = Sample("any").scan()
+    outlined = {}
+    for case, records in by_case(cohort["val"]).items():
+        hu = np.stack([own_hu(feature(record, f.IMAGE), 32, 0) for record in records])
+        found = predictor.probabilities(replace(prepared, hu=hu))
+        served = model.signatures["serving_default"](examples=tf.constant(records))["probability"]
+        np.testing.assert_allclose(served, found, atol=1e-5)
+        mirrored = predictor.probabilities(replace(prepared, hu=hu[:, :, ::-1].copy()))
+        np.testing.assert_allclose(mirrored, found[:, :, ::-1], atol=1e-5)
+        mask = outline(quantise(found), geometry(len(records)), post, hu, skull_for(post, hu, 5.5))
+        truth = np.stack([unpack_mask(feature(record, f.NATIVE_MASK), NATIVE, NATIVE) for record in records])
+        outlined[case] = dice(truth, mask)
+    assert outlined == pytest.approx(history["val_dice"], abs=1e-6)
+    assert min(outlined.values()) > 0.3
+    # And so does the gate, to which slices come in disorder.
+    records = [record for case in by_case(cohort["val"]).values() for record in case]
+    measured = gate_dice(args.serving_model_dir, [records[1::2], records[::2]])
+    assert measured == pytest.approx(outlined, abs=1e-6)
+    empty = model.signatures["predict_slices"](hu=tf.zeros([0, 1, 32, 32], tf.int16))["probability"]
+    assert empty.shape == (0, 32, 32)
+    single = model.signatures["predict_slices"](hu=tf.zeros([1, 1, 32, 32], tf.int16))["probability"]
+    assert single.shape == (1, 32, 32)
+    again = Lines()
+    run_fn(args, again)
+    assert any("already trained" in line for line in again.lines)
+
+
+def test_folds_of_3d_networks_become_one_model_of_whole_scans(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    config = small_config(
+        epochs=1, steps_per_epoch=3, batch_size=2, patch_slices=4, patch_size=16, folds=2, patient_balance=1.0,
+        network={"kind": "3d", "thick_levels": 1},
+    )  # fmt: skip
+    config["postprocess"]["tune"] = False
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    lines = Lines()
+    run_fn(args, lines)
+    assert any("fold 2/2" in line and "training patches" in line for line in lines.lines)
+    contract = read_contract(Path(args.serving_model_dir))
+    assert (contract.input, contract.metrics["folds"]) == ("scan", 2)
+    history = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert set(history["val_dice"]) == {"t0", "t1", "t2", "t3", "v0", "v1"}
+    assert [fold["train_patients"] for fold in history["folds"]] == [3, 3]
+    # What is served is the mean of both, over the windows of a whole scan.
+    (work,) = (tmp_path / "work").iterdir()
+    found = []
+    output = tft.TFTransformOutput(args.transform_graph_path)
+    raw = tf.io.parse_example(by_case(cohort["val"])["v0"], output.raw_feature_spec())
+    image = output.transform_features_layer()(raw)[f.IMAGE_XF]
+    for number in (1, 2):
+        network = make_network(config, "float32")
+        checkpoint = Checkpoint(str(work / f"fold-{number}"), network, build_optimizer(network, config["training"]))
+        assert checkpoint.load() is not None
+        checkpoint.restore_best()
+        found.append(make_predict(network, overlap=config["inference"]["overlap"])(image).numpy()[..., 0])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    hu = np.stack([np.frombuffer(value.numpy(), "<i2").reshape(-1, 32, 32) for value in raw[f.IMAGE]])
+    served = tf.saved_model.load(args.serving_model_dir).signatures["predict_slices"](hu=tf.constant(hu))
+    np.testing.assert_allclose(served["probability"], np.mean(found, axis=0), atol=1e-5)
+
+
+def test_float16_without_a_gpu_is_refused_for_volumes(
+    cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    config = small_config(network={"kind": "3d"}, patch_slices=4, precision="mixed_float16")
+    args = arguments(cohort, transform_output(config), tmp_path, config)
+    with pytest.raises(UsageError, match=r"training\.precision: found mixed_float16, .* set float32"):
+        run_fn(args, Silent())
+
+
+def gate_dice(model: str, batches: list[list[bytes]]) -> dict[str, float]:
+    """Dice by patient as the gate measures it, of a model of whole scans."""
+    config = eval_config("1")
+    del config.model_specs[1]
+    shared = tfma.default_eval_shared_model(eval_saved_model_path=model, eval_config=config)
+    with beam.Pipeline(runner="apache_beam.runners.portability.fn_api_runner.FnApiRunner") as pipeline:
+        extracts = pipeline | beam.Create([batch_of(records) for records in batches])
+        scans = extracts | WholeScans({"": shared}, {"": read_contract(Path(model))}, config)
+        assert_that(scans, keep)
+    measured = [scan_values(scan["features"], scan["predictions"]) for scan in OUTCOMES.pop()]
+    return {scan["patient"]: scan["values"][0] for scan in measured}
+
+
+def batch_of(records: list[bytes]) -> dict[str, Any]:
+    """Slices as TFMA hands them over."""
+    features = {}
+    for name in KEPT_FEATURES:
+        rows = [tf.train.Example.FromString(record).features.feature[name] for record in records]
+        kind = rows[0].WhichOneof("kind")
+        values = [list(getattr(row, kind).value) for row in rows]
+        features[name] = np.array(values, dtype=object if kind == "bytes_list" else None)
+    return {"features": features, "input": np.array(records, dtype=object)}
+
+
+OUTCOMES: list[Any] = []
+"""What a Beam pipeline made; it runs in this process, but copies what its functions close over."""
+
+
+def keep(outcome: list[Any]) -> None:
+    """Takes what a Beam pipeline made."""
+    OUTCOMES.append(outcome)
+
+
+def feature(record: bytes, name: str) -> bytes:
+    """A bytes feature of an example."""
+    return bytes(tf.train.Example.FromString(record).features.feature[name].bytes_list.value[0])
+
+
+def by_case(shards: list[str]) -> dict[str, list[bytes]]:
+    """The records of each case, in order."""
+    found: dict[str, list[bytes]] = {}
+    for record in tf.data.TFRecordDataset(shards, compression_type="GZIP").as_numpy_iterator():
+        found.setdefault(feature(record, f.CASE_ID).decode(), []).append(record)
+    return found

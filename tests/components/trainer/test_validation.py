@@ -105,6 +105,7 @@ def test_an_empty_split_is_said(transform_output: Make, tmp_path: Path) -> None:
 def test_nothing_but_what_it_needs_is_parsed(cohort: dict[str, list[str]], transform_output: Make) -> None:
     config = small_config()
     dataset = validation_dataset(cohort["val"], tft.TFTransformOutput(transform_output(config)))
+    assert isinstance(dataset, tf.data.Dataset)
     _, raw = dataset.element_spec
     assert f.MASK not in raw
     assert f.IMAGE not in raw

@@ -16,6 +16,7 @@ from tfx.utils import json_utils, proto_utils
 from components.imaging.errors import IchError, UsageError
 from components.trainer.hyperparameters import best_values
 from components.trainer.progress import Silent
+from components.transform.preprocessing import CONFIG_KEY
 from components.tuner import trials as trials_module
 from components.tuner.executor import TRIALS_FILE, Executor
 from components.tuner.trials import RESULT, trial_config
@@ -115,6 +116,24 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(arguments: Callable[...
     again.search()
     assert third.tasks == []
     assert again.table()["trials"] == search.table()["trials"]
+
+
+def test_a_3d_network_is_searched_too(arguments: Callable[..., Any], tmp_path: Path) -> None:
+    """Trials draw patches and validate on whole scans; how windows overlap makes another search."""
+    training = {
+        "steps_per_epoch": 2, "batch_size": 2, "patch_slices": 4, "patch_size": 16,
+        "network": {"kind": "3d", "thick_levels": 1},
+    }  # fmt: skip
+    args = arguments(training=training, trials=1)
+    search = tuner_fn(args, Silent()).tuner
+    search.search()
+    (row,) = search.table()["trials"]
+    assert row["status"] == "done" and 0 <= row["val_dice"] <= 1
+    config = json.loads(args.custom_config[CONFIG_KEY])
+    config["inference"]["overlap"] = 0.0
+    args.custom_config[CONFIG_KEY] = json.dumps(config)
+    tuner_fn(args, Silent())
+    assert len(list((tmp_path / "work").glob("tuner-*"))) == 2
 
 
 @pytest.mark.parametrize(
