@@ -47,6 +47,26 @@ def test_dice_by_case_whatever_the_batch(cohort: dict[str, list[str]], transform
     assert missed.dice == {"v0": 0.0, "v1": 0.0}
 
 
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_a_network_of_scans_is_asked_once_a_scan(
+    cohort: dict[str, list[str]], transform_output: Make, batch: int
+) -> None:
+    config = small_config()
+    output = tft.TFTransformOutput(transform_output(config))
+    scans = validation_dataset(cohort["val"], output, batch=batch, scans=True)
+    asked: list[int] = []
+
+    def across(image: tf.Tensor) -> tf.Tensor:
+        asked.append(len(image))
+        return by_threshold(image)
+
+    for _ in range(2):  # it can be read again
+        found = validate(across, scans, config["grid"], postprocess())
+    assert asked == [5, 4, 5, 4]
+    slices = validation_dataset(cohort["val"], output)
+    assert found == validate(by_threshold, slices, config["grid"], postprocess())
+
+
 def test_no_lesion_and_none_found_is_one(transform_output: Make, tmp_path: Path) -> None:
     config = small_config()
     shard = write_shard(tmp_path / "a.gz", make_case("a", 3, 0, np.random.default_rng(0)))
@@ -86,6 +106,7 @@ def test_an_empty_split_is_said(transform_output: Make, tmp_path: Path) -> None:
 def test_nothing_but_what_it_needs_is_parsed(cohort: dict[str, list[str]], transform_output: Make) -> None:
     config = small_config()
     dataset = validation_dataset(cohort["val"], tft.TFTransformOutput(transform_output(config)))
+    assert isinstance(dataset, tf.data.Dataset)
     _, raw = dataset.element_spec
     assert f.MASK not in raw
     assert f.IMAGE not in raw
