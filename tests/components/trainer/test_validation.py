@@ -66,6 +66,26 @@ def test_patients_are_chosen_and_validations_joined(
     assert merged([Validation({"a": 1.0}, {"a": "p"}), Validation({"b": 0.0}, {"b": "p"})]).sd == 0
 
 
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_a_network_of_scans_is_asked_once_a_scan(
+    cohort: dict[str, list[str]], transform_output: Make, batch: int
+) -> None:
+    config = small_config()
+    output = tft.TFTransformOutput(transform_output(config))
+    scans = validation_dataset(cohort["val"], output, batch=batch, scans=True)
+    asked: list[int] = []
+
+    def across(image: tf.Tensor) -> tf.Tensor:
+        asked.append(len(image))
+        return by_threshold(image)
+
+    for _ in range(2):  # it can be read again
+        found = validate(across, scans, config["grid"], postprocess())
+    assert asked == [5, 4, 5, 4]
+    slices = validation_dataset(cohort["val"], output)
+    assert found == validate(by_threshold, slices, config["grid"], postprocess())
+
+
 def test_no_lesion_and_none_found_is_one(transform_output: Make, tmp_path: Path) -> None:
     config = small_config()
     shard = write_shard(tmp_path / "a.gz", make_case("a", 3, 0, np.random.default_rng(0)))

@@ -128,7 +128,7 @@ def test_a_3d_network_is_searched_too(arguments: Callable[..., Any], tmp_path: P
     search = tuner_fn(args, Silent()).tuner
     search.search()
     (row,) = search.table()["trials"]
-    assert row["status"] == "done" and 0 <= row["val_dice"] <= 1
+    assert row["status"] == "completed" and 0 <= row["val_dice"] <= 1
     config = json.loads(args.custom_config[CONFIG_KEY])
     config["inference"]["overlap"] = 0.0
     args.custom_config[CONFIG_KEY] = json.dumps(config)
