@@ -158,7 +158,7 @@ def test_the_exported_model_loads_without_our_code(
     assert history["metrics"]["val_dice"] == pytest.approx(history["epochs"][0]["val_dice"], abs=1e-6)
     contract = read_contract(Path(args.serving_model_dir))
     wanted = {"threshold": 0.4, "core_threshold": 0.4, "min_component_ml": 0.2, "fill_holes": False}
-    assert contract.postprocess == {**wanted, "hu_range": [20.0, 90.0]}
+    assert contract.postprocess == {**wanted, "hu_range": [20.0, 90.0], "head_only": False}
     assert contract.tuning == history["tuning"] == {}
     code = (
         "import sys\n"
