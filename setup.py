@@ -16,6 +16,12 @@ PIPELINE = [
 IMAGING = [
     "nibabel>=5.3,<6",
     "isal>=1.7,<2",
+    # DICOM: the reader, and the decoders it uses for JPEG 2000, JPEG-LS and lossless JPEG.
+    "pydicom>=3,<4",
+    "pylibjpeg>=2,<3",
+    "pylibjpeg-openjpeg>=2.3,<3",
+    "pyjpegls>=1.4,<2",
+    "python-gdcm>=3.0.24,<4",
     "scipy>=1.13,<2",
     "connected-components-3d>=3.20,<5",
     "surface-distance>=0.1,<0.2",

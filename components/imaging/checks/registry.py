@@ -62,6 +62,32 @@ CHECKS: dict[str, Check] = {
     "dtype": _fatal("Voxels are colours or complex numbers.", "Convert the original series to numbers in HU."),
     "wide-dtype": _fixed("Voxels of 64 bits were read as 32-bit floats.", "Store int16: a quarter of the space."),
     "scale-unset": _fixed("The rescale slope or intercept is 0 or NaN; read as 1 and 0.", "Write 1 and 0."),
+    # --- DICOM
+    "not-dicom": _fatal("There is no DICOM image.", "Give the folder or zip of one study, or a NIfTI file."),
+    "unsafe-archive": _fatal(
+        "The zip has members that lead out of it, or that are encrypted.", "Unpack it where that is safe; zip it anew."
+    ),
+    "no-series": _fatal("No series is an axial head CT, or none is the one asked for.", "Name a series of the list."),
+    "series-unclear": _fatal("Several series fit equally well.", "Name a series of the list."),
+    "series-mixed": _fatal(
+        "The series mixes matrix sizes, orientations, pixel sizes or positions.", "Export the one stack to use."
+    ),
+    "series-overlap": _fatal(
+        "Different slices lie at the same place: several acquisitions in one series.", "Export one acquisition alone."
+    ),
+    "file-skipped": _warning("A DICOM file cannot be read; the rest was used.", "Copy the file anew from its source."),
+    "slice-missing": _warning(
+        "A step between slices is far larger than the others; masks and volumes are off around it.",
+        "Look for lost slices, or use a series of even spacing.",
+    ),
+    "slice-spacing": _warning(
+        "Steps between slices differ; positions and volumes are off by that.", "Use a series of even spacing."
+    ),
+    "slice-copies": _fixed("The same slice is there several times; one was kept.", "Nothing to do."),
+    "localiser-dropped": _fixed("Scout views in the series were dropped.", "Nothing to do."),
+    "thickness-assumed": _warning(
+        "A single slice has no neighbour: its thickness was taken as the spacing.", "Use the whole series."
+    ),
     # --- geometry
     "geometry": _fatal(
         "The grid is unusable: zero, huge or not finite spacing, or far too many voxels for it.",

@@ -26,6 +26,7 @@ def test_every_code_says_what_it_means_and_what_to_do() -> None:
 def test_every_code_that_is_raised_or_found_is_registered_and_the_other_way_round() -> None:
     sources = [*(ROOT / "components" / "imaging").glob("*.py"), *(ROOT / "components" / "imaging" / "checks").glob("*")]
     sources += (ROOT / "components" / "nifti_example_gen").glob("*.py")
+    sources += (ROOT / "components" / "imaging" / "dicom").glob("*.py")
     text = "\n".join(path.read_text() for path in sources if path.suffix == ".py" and path.name != "registry.py")
     raised = set(re.findall(r'(?:ScanError|Finding\.of)\(\s*"([a-z0-9-]+)"', text))
     assert raised and raised <= set(CHECKS)
