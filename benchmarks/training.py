@@ -28,8 +28,8 @@ def measure(output: Path, repeats: int) -> Iterator[Result]:
 
     config = load_config("phe_sich")
     settings = config.model_dump(mode="json")
-    graph = tft.TFTransformOutput(str(_newest(output / "artifacts" / "Transform" / "transform_graph")))
-    examples = _newest(output / "artifacts" / "NiftiExampleGen" / "examples")
+    graph = tft.TFTransformOutput(str(newest(output / "artifacts" / "Transform" / "transform_graph")))
+    examples = newest(output / "artifacts" / "NiftiExampleGen" / "examples")
     shards = list_shards([str(examples / "Split-train" / "*")])
     counts = count_slices(shards, graph)
     network = build_network(config.grid.size, config.channels, settings["network"])
@@ -72,5 +72,6 @@ def measure(output: Path, repeats: int) -> Iterator[Result]:
     )
 
 
-def _newest(folder: Path) -> Path:
+def newest(folder: Path) -> Path:
+    """The newest execution's artifact in a folder of TFX's artifacts."""
     return max((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
