@@ -214,15 +214,36 @@ def train_dataset(
     training = config["training"]
     steps = steps or steps_per_epoch(counts, training)
     keep = counts.kept_share(training["lesion_fraction"])
-    epochs = tf.data.Dataset.counter(first_epoch)
+    return endless(
+        lambda number: _epoch(shards, tft_output, config, keep, draws, number).take(steps),
+        _finish(tft_output, config),
+        first=(first_epoch, first_step),
+        prefetched=PREFETCHED_BATCHES,
+    )
 
-    def whole_epoch(number: tf.Tensor) -> tf.data.Dataset:
-        serialised = _epoch(shards, tft_output, config, keep, draws, number).take(steps)
-        return serialised.skip(tf.where(number == first_epoch, tf.cast(first_step, tf.int64), 0))
 
-    records = epochs.flat_map(whole_epoch)
-    batches = records.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
-    return batches.prefetch(PREFETCHED_BATCHES).with_options(stream_options())
+def endless(
+    epoch: Callable[[tf.Tensor], tf.data.Dataset],
+    finish: Callable[..., Any],
+    *,
+    first: tuple[int, int],
+    prefetched: int,
+) -> tf.data.Dataset:
+    """Epoch after epoch, from a step within one on; what comes before it is read and not finished.
+
+    Args:
+        epoch: From an epoch's number to its batches as they are stored.
+        finish: Decodes and changes a batch.
+        first: Numbers of the epoch and the step to begin with.
+        prefetched: Batches held ready.
+    """
+
+    def rest_of(number: tf.Tensor) -> tf.data.Dataset:
+        return epoch(number).skip(tf.where(number == first[0], tf.cast(first[1], tf.int64), 0))
+
+    batches = tf.data.Dataset.counter(first[0]).flat_map(rest_of)
+    finished = batches.map(finish, num_parallel_calls=THREADS, deterministic=True)
+    return finished.prefetch(prefetched).with_options(_stream_options())
 
 
 def of_patients(records: tf.data.Dataset, tft_output: Any, patients: Collection[str]) -> tf.data.Dataset:
@@ -336,7 +357,7 @@ def scalar(seed: tf.Tensor, number: int) -> tf.Tensor:
     return tf.random.stateless_uniform([], fold(seed, number), 1, tf.int64.max, tf.int64)
 
 
-def stream_options() -> tf.data.Options:
+def _stream_options() -> tf.data.Options:
     """Few threads of its own: the network needs the cores, and the stream is far ahead anyway."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = THREADS

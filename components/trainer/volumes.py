@@ -18,13 +18,13 @@ from components.trainer.data import (
     TRAIN_FEATURES,
     Counts,
     by_patient,
+    endless,
     fold,
     of_patients,
     raw_spec,
     read_records,
     scalar,
     steps_per_epoch,
-    stream_options,
 )
 from components.trainer.folds import PatientSlices
 from components.trainer.sliding_window import centred_padding
@@ -123,15 +123,12 @@ def patch_dataset(
         Pairs of float32 (batch, slices, size, size, channels) and (batch, slices, size, size, 1).
     """
     steps = steps or steps_per_epoch(counts, config["training"])
-    epochs = tf.data.Dataset.counter(first_epoch)
-
-    def whole_epoch(number: tf.Tensor) -> tf.data.Dataset:
-        serialised = _epoch(shards, tft_output, config, counts, draws, number).take(steps)
-        return serialised.skip(tf.where(number == first_epoch, tf.cast(first_step, tf.int64), 0))
-
-    patches = epochs.flat_map(whole_epoch)
-    batches = patches.map(_finish(tft_output, config), num_parallel_calls=THREADS, deterministic=True)
-    return batches.prefetch(PREFETCHED_BATCHES).with_options(stream_options())
+    return endless(
+        lambda number: _epoch(shards, tft_output, config, counts, draws, number).take(steps),
+        _finish(tft_output, config),
+        first=(first_epoch, first_step),
+        prefetched=PREFETCHED_BATCHES,
+    )
 
 
 def _epoch(
