@@ -24,7 +24,6 @@ from components.tuner.halving import first_bracket
 SHIPPED = Path(__file__).parent / "configs"
 
 
-
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e-3 as text; this reads it as the number that it is."""
 
@@ -352,7 +351,7 @@ class TrainingConfig(Section):
         5.0, gt=0, description="minutes between checkpoints within an epoch; there is one at its end anyway"
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "float32", description="auto: bfloat16 where the machine has it, else float32"
+        "float32", description="auto: bfloat16 where the machine has it and the network can, else float32"
     )
     seed: int = Field(0, ge=0)
     deterministic: bool = Field(True, description="bit-equal repeats on a GPU too, at some cost in speed there")
@@ -700,9 +699,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = (), **sections: d
     if not path.is_file() and path.suffix == "":  # a folder of that name, such as `demo`, is no config
         path = SHIPPED / f"{source}.yaml"
     if not path.is_file():
-        raise UsageError(
-            f"{source}: no such configuration; give a YAML file or one of: {', '.join(shipped_configs())}"
-        )
+        raise UsageError(f"{source}: no such configuration; give a YAML file or one of: {', '.join(shipped_configs())}")
     try:
         tree = _read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.imaging.errors import IchError, UsageError
+from components.imaging.errors import IchError
 from components.imaging.postprocess import Postprocess
 from components.trainer.checkpoint import State
 from components.trainer.data import count_patients, lesion_draws, list_shards, steps_per_epoch, total, train_dataset
@@ -227,9 +227,7 @@ def _fit(
     return Fitted(part, exported, state, final)
 
 
-def make_task(
-    part: Part, tft_output: Any, config: Mapping[str, Any], folder: str, say: Callable[[str], None]
-) -> Task:
+def make_task(part: Part, tft_output: Any, config: Mapping[str, Any], folder: str, say: Callable[[str], None]) -> Task:
     """What `fit` needs for one network; the Tuner's trials are made of it too.
 
     Args:
@@ -242,7 +240,7 @@ def make_task(
     Raises:
         UsageError: There is no lesion to train on, or several GPUs cannot share the batch.
     """
-    precision = resolve_precision(config["training"]["precision"])
+    precision = resolve_precision(config["training"]["precision"], volumes=is_3d(config))
     training = {**config["training"], "precision": precision}
     counts = total(part.patients, len(part.train), unit_of(config))
     steps = steps_per_epoch(counts, training)
@@ -254,8 +252,7 @@ def make_task(
     say(
         f"{counts.slices} training {unit_of(config)}, {counts.lesion} with lesion; {steps} steps of "
         f"{training['batch_size']} an epoch{f' on {replicas} GPUs' if replicas > 1 else ''}; "
-        f"{served.count_params() / 1e6:.2f} million parameters"
-        + ("" if precision == "float32" else f" in {precision}")
+        f"{served.count_params() / 1e6:.2f} million parameters" + ("" if precision == "float32" else f" in {precision}")
     )
     balance, shares = training["patient_balance"], training["source_shares"]
     draws = lesion_draws(part.patients, balance, shares) if part.number or balance or shares else None
@@ -378,15 +375,11 @@ def prepare_devices(config: Mapping[str, Any]) -> None:
         config: The sections network and training.
 
     Raises:
-        UsageError: TensorFlow has no 3D network of the configured precision on this machine.
+        UsageError: The configured precision does not work on this machine; said before anything is read.
     """
-    gpus, training = tf.config.list_physical_devices("GPU"), config["training"]
-    if is_3d(config) and training["precision"] == "mixed_float16" and not gpus:
-        raise UsageError(
-            "training.precision: found mixed_float16, but this machine has no GPU and TensorFlow no 3d network in "
-            "float16 without one; set float32 or mixed_bfloat16"
-        )
-    if training["deterministic"] and gpus:
+    training = config["training"]
+    resolve_precision(training["precision"], volumes=is_3d(config))
+    if training["deterministic"] and tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
 
 

@@ -51,7 +51,10 @@ class Lines(Silent):
 
 
 def arguments(
-    cohort: dict[str, list[str]], transform: str, folder: Path, config: dict[str, Any],
+    cohort: dict[str, list[str]],
+    transform: str,
+    folder: Path,
+    config: dict[str, Any],
     hyperparameters: dict[str, Any] | None = None,
 ) -> Any:
     """What TFX hands to run_fn."""
@@ -408,7 +411,7 @@ def test_folds_of_3d_networks_become_one_model_of_whole_scans(
     np.testing.assert_allclose(served["probability"], np.mean(found, axis=0), atol=1e-5)
 
 
-def test_float16_without_a_gpu_is_refused_for_volumes(
+def test_half_precision_without_a_gpu_is_refused_for_volumes(
     cohort: dict[str, list[str]], transform_output: Callable[[dict[str, Any]], str], tmp_path: Path
 ) -> None:
     if tf.config.list_physical_devices("GPU"):
