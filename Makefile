@@ -22,6 +22,7 @@ test: install ## run the tests that need no real data; ARGS="-k word -x" goes to
 
 lint: install ## check style and types with ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 
 bench: install ## measure the ratios that the design promises; ARGS goes to the benchmarks

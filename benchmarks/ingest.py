@@ -26,7 +26,11 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
     stage = _stage(data, work / "examples")
     ours, floor = interleaved_seconds(stage, lambda: inflate_all(pairs), repeats)
     yield Result(
-        "ingest / bare inflate + array", ours / floor, "x", 2.5, True,
+        "ingest / bare inflate + array",
+        ours / floor,
+        "x",
+        2.5,
+        True,
         f"{1e3 * ours / len(pairs):.0f} ms against {1e3 * floor / len(pairs):.0f} ms a volume",
     )
     few = pairs[: max(4, len(pairs) // 6)]
@@ -36,7 +40,11 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
 
     slow, again = interleaved_seconds(loop, stage, 1)
     yield Result(
-        "obvious loop / ingest", (slow / len(few)) / (again / len(pairs)), "x", 3.0, False,
+        "obvious loop / ingest",
+        (slow / len(few)) / (again / len(pairs)),
+        "x",
+        3.0,
+        False,
         f"{1e3 * slow / len(few):.0f} ms against {1e3 * again / len(pairs):.0f} ms a volume",
     )
 

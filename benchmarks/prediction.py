@@ -39,7 +39,8 @@ def measure(scan: Path, model: Path, work: Path, repeats: int) -> Iterator[Resul
         began = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "pipeline", "predict", str(scan), "-o", str(work / "cold"), "-m", str(model)],
-            check=True, stdout=subprocess.DEVNULL,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         times.append(time.perf_counter() - began)
     yield Result("cold prediction from the shell", sorted(times)[1], "s", 8.0, True, "")

@@ -56,7 +56,11 @@ def measure(output: Path, repeats: int) -> Iterator[Result]:
 
     ours, floor = interleaved_seconds(fed, bare, repeats)
     yield Result(
-        "fit / step on tensors in memory", floor / ours, "x", 0.95, False,
+        "fit / step on tensors in memory",
+        floor / ours,
+        "x",
+        0.95,
+        False,
         f"{STEPS * size / ours:.1f} against {STEPS * size / floor:.1f} slices/s",
     )
     alone = iter(train_dataset(shards, graph, settings, counts))
@@ -67,7 +71,11 @@ def measure(output: Path, repeats: int) -> Iterator[Result]:
         stream()
     rate = repeats * STEPS * size / (time.perf_counter() - began)
     yield Result(
-        "tf.data / what the step consumes", rate / (STEPS * size / floor), "x", 5.0, False,
+        "tf.data / what the step consumes",
+        rate / (STEPS * size / floor),
+        "x",
+        5.0,
+        False,
         f"{rate:.0f} against {STEPS * size / floor:.1f} slices/s",
     )
 

@@ -177,14 +177,10 @@ def check_folder(
     """
     data, splits = config.data.model_dump(mode="json"), config.splits.model_dump(mode="json")
     cohort = find_cases(root, data)
-    results = [
-        CaseResult(item.case_id, findings=(Finding.of(item.code, item.reason),)) for item in cohort.quarantined
-    ]
+    results = [CaseResult(item.case_id, findings=(Finding.of(item.code, item.reason),)) for item in cohort.quarantined]
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         try:
-            pending = [
-                pool.submit(_check_one, case, split_of(case, splits), data, thumbnails) for case in cohort.cases
-            ]
+            pending = [pool.submit(_check_one, case, split_of(case, splits), data, thumbnails) for case in cohort.cases]
             for done, future in enumerate(as_completed(pending), 1):
                 results.append(future.result())
                 if progress is not None:

@@ -111,7 +111,11 @@ def run(
 @click.argument("scan", type=_FOLDER)
 @click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for mask, JSON and picture.")
 @click.option(
-    "-m", "--model", type=_FOLDER, default=Path("output"), show_default=True,
+    "-m",
+    "--model",
+    type=_FOLDER,
+    default=Path("output"),
+    show_default=True,
     help="SavedModel, folder of versions, or output folder of a run; the newest version is taken.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show what TensorFlow prints.")

@@ -122,7 +122,13 @@ def create_pipeline(
             transform_graph=transform.outputs["transform_graph"],
             schema=schema.outputs["schema"],
             config=config.subset(
-                "grid", "windows", "normalisation", "network", "training", "postprocess", "tuner",
+                "grid",
+                "windows",
+                "normalisation",
+                "network",
+                "training",
+                "postprocess",
+                "tuner",
                 *(["inference"] if config.network.kind == "3d" else []),  # trials validate with windows that overlap
             ),
             work_dir=places.work,
@@ -194,8 +200,19 @@ def create_pipeline(
         pipeline_name=config.name.replace("_", "-"),  # Kubeflow takes no underscores
         pipeline_root=places.artifacts,
         components=[
-            example_gen, statistics, schema, validator, reporter, data_gate, transform, *([tuner] if tuner else []),
-            trainer, served, evaluator, run_reporter, pusher,
+            example_gen,
+            statistics,
+            schema,
+            validator,
+            reporter,
+            data_gate,
+            transform,
+            *([tuner] if tuner else []),
+            trainer,
+            served,
+            evaluator,
+            run_reporter,
+            pusher,
         ],
         enable_cache=True,
         metadata_connection_config=(

@@ -19,9 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OVERRIDES = {
-    canonicalize_name(r.name): r for r in map(Requirement, PYPROJECT["tool"]["uv"]["override-dependencies"])
-}
+OVERRIDES = {canonicalize_name(r.name): r for r in map(Requirement, PYPROJECT["tool"]["uv"]["override-dependencies"])}
 PACKAGES = ("pipeline", "components", "schema", "serving")
 
 

@@ -52,9 +52,7 @@ def manifest(members: Iterable[Member], fold: int) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["case_id", "patient_id", "image", "mask", "split"])
     for member in sorted(listed, key=lambda one: one.case_id):
-        table.writerow(
-            [member.case_id, member.patient_id, member.image, member.mask, splits[member.patient_id]]
-        )
+        table.writerow([member.case_id, member.patient_id, member.image, member.mask, splits[member.patient_id]])
     return text.getvalue()
 
 

@@ -28,18 +28,22 @@ def render(content: Mapping[str, Any]) -> str:
         HTML without scripts or references to anything outside; text from the data is escaped.
     """
     distributions = content["distributions"]
-    return environment(_FOLDER).get_template("page.html.j2").render(
-        content,
-        style=style(_FOLDER / "page.css"),
-        same=[item for item in distributions if len(item.get("labels", ())) == 1],
-        charts=[
-            {**item, "svg": Markup(chart(item)), "alt": alt_text(item)}
-            for item in distributions
-            if len(item.get("labels", "12")) > 1
-        ],
-        groups=[name for name in _GROUPS if content["cohort"][name]],
-        quarantine_codes=Counter(item["code"] for item in content["quarantine"]).most_common(),
-        total=len(content["cases"]) + len(content["quarantine"]),
+    return (
+        environment(_FOLDER)
+        .get_template("page.html.j2")
+        .render(
+            content,
+            style=style(_FOLDER / "page.css"),
+            same=[item for item in distributions if len(item.get("labels", ())) == 1],
+            charts=[
+                {**item, "svg": Markup(chart(item)), "alt": alt_text(item)}
+                for item in distributions
+                if len(item.get("labels", "12")) > 1
+            ],
+            groups=[name for name in _GROUPS if content["cohort"][name]],
+            quarantine_codes=Counter(item["code"] for item in content["quarantine"]).most_common(),
+            total=len(content["cases"]) + len(content["quarantine"]),
+        )
     )
 
 

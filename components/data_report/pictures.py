@@ -72,7 +72,5 @@ def thumbnail(path: Path, *, max_voxels: int) -> str | None:
 
 def thumbnails(images: Mapping[str, str], *, max_voxels: int, most: int) -> dict[str, str]:
     """Pictures of the first `most` of some files by case; files that show nothing are left out."""
-    made = {
-        case: thumbnail(Path(path), max_voxels=max_voxels) for case, path in list(images.items())[:most] if path
-    }
+    made = {case: thumbnail(Path(path), max_voxels=max_voxels) for case, path in list(images.items())[:most] if path}
     return {case: uri for case, uri in made.items() if uri}

@@ -73,9 +73,7 @@ def compare(
     measured: list[Measurement] = []
     for name, entry in references:
         counts = (patients[TRAIN], entry.patients[TRAIN])
-        measured += rules.drift(
-            TRAIN, statistics[TRAIN], schema, entry.statistics(TRAIN), name=name, patients=counts
-        )
+        measured += rules.drift(TRAIN, statistics[TRAIN], schema, entry.statistics(TRAIN), name=name, patients=counts)
     findings += rules.distance_findings(measured, validation["drift"])
     skewed: list[Measurement] = []
     for split in (name for name in statistics if name != TRAIN):

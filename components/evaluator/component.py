@@ -104,9 +104,7 @@ def eval_config(code_version: str) -> config_pb2.EvalConfig:
     ]
     return config_pb2.EvalConfig(
         model_specs=[
-            config_pb2.ModelSpec(
-                name=name, signature_name=SIGNATURE, is_baseline=baseline, inference_batch_size=BATCH
-            )
+            config_pb2.ModelSpec(name=name, signature_name=SIGNATURE, is_baseline=baseline, inference_batch_size=BATCH)
             for name, baseline in (("candidate", False), ("baseline", True))
         ],
         slicing_specs=[

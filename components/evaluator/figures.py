@@ -108,6 +108,4 @@ def figures(measures: Mapping[str, Scan], cases: Mapping[str, Mapping[str, Any]]
 
 
 def _summaries(patients: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Any]]:
-    return {
-        name: summarise([values[name] for values in patients.values()]).as_dict() for name in MEASURES
-    }
+    return {name: summarise([values[name] for values in patients.values()]).as_dict() for name in MEASURES}

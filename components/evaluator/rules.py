@@ -319,9 +319,7 @@ def _dice_interval(gate: Mapping[str, Any], found: _Cohort) -> Rule:
     text, wanted = _texts(value, bound)
     message = f"lower end of the 95 % interval of the mean test Dice is {text}, wanted at least {wanted}"
     worst = found.worst(found.all, found.dice)
-    return Rule(
-        "min_dice_interval", "dice_low", "", value, bound, "at least", _at_least(value, bound), message, worst
-    )
+    return Rule("min_dice_interval", "dice_low", "", value, bound, "at least", _at_least(value, bound), message, worst)
 
 
 def _false_positives(gate: Mapping[str, Any], found: _Cohort) -> Rule:
@@ -381,9 +379,7 @@ def _degenerate(found: _Cohort) -> list[Rule]:
         passed = _at_most(ratio, EVERYTHING_RATIO) or _at_least(dice, EVERYTHING_DICE)
         metric = "volume_ratio"
         rules.append(
-            Rule(
-                "outlines_everything", metric, "bleed", ratio, EVERYTHING_RATIO, "at most", passed, message, worst
-            )
+            Rule("outlines_everything", metric, "bleed", ratio, EVERYTHING_RATIO, "at most", passed, message, worst)
         )
         outside = found.mean(found.bleeding, found.outside_ml) or 0.0
         share = outside / outlined if outlined > 0 else 0.0
@@ -394,9 +390,7 @@ def _degenerate(found: _Cohort) -> list[Rule]:
         )
         worst = found.worst(found.bleeding, found.outside_ml, highest=True, also=["outside_brain_ml", *volumes])
         passed, metric = _at_most(share, SKULL_SHARE), "outside_brain_share"
-        rules.append(
-            Rule("outlines_skull", metric, "bleed", share, SKULL_SHARE, "at most", passed, message, worst)
-        )
+        rules.append(Rule("outlines_skull", metric, "bleed", share, SKULL_SHARE, "at most", passed, message, worst))
     outlined = found.mean(found.healthy, found.predicted_ml)
     if outlined is not None:
         text, wanted = _texts(outlined, EVERYTHING_ML, 0)

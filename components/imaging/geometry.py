@@ -161,7 +161,9 @@ class Geometry:
         """
         row_matrix, column_matrix = (
             _interpolation(
-                self.native_shape[axis], self.grid_size, self.spacing_mm[axis] / self.grid_spacing_mm,
+                self.native_shape[axis],
+                self.grid_size,
+                self.spacing_mm[axis] / self.grid_spacing_mm,
                 self.grid_center[axis - 1],
             )[wanted]
             for axis, wanted in ((1, rows), (2, columns))

@@ -130,9 +130,7 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     """In-plane erosion by the 4-neighbourhood: cuts thin bridges such as those to the table."""
     result = np.zeros_like(mask)
     inner = mask[:, 1:-1, 1:-1]
-    result[:, 1:-1, 1:-1] = (
-        inner & mask[:, :-2, 1:-1] & mask[:, 2:, 1:-1] & mask[:, 1:-1, :-2] & mask[:, 1:-1, 2:]
-    )
+    result[:, 1:-1, 1:-1] = inner & mask[:, :-2, 1:-1] & mask[:, 2:, 1:-1] & mask[:, 1:-1, :-2] & mask[:, 1:-1, 2:]
     return result
 
 

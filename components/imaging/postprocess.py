@@ -262,9 +262,7 @@ def to_native(
     if values.size == 0:
         return None
     row_pixels, column_pixels = _nearest(geometry, 1, rows)[:, np.newaxis], _nearest(geometry, 2, columns)
-    below, within = (
-        None if plane is None else plane[between][:, row_pixels, column_pixels] for plane in (hu, inside)
-    )
+    below, within = (None if plane is None else plane[between][:, row_pixels, column_pixels] for plane in (hu, inside))
     return Native((between, rows, columns), values, below, within)
 
 

@@ -99,15 +99,11 @@ def read_case(case: Case, data: Mapping[str, Any], grid: Mapping[str, Any]) -> I
         raise ScanError(checked.error.code, checked.error.message)
     assert checked.volume is not None  # only an error keeps a scan or mask from being read
     assert checked.lesion is not None
-    scan = prepare_scan(
-        checked.volume, case.image, size=grid["size"], spacing_mm=grid["spacing_mm"], head=checked.head
-    )
+    scan = prepare_scan(checked.volume, case.image, size=grid["size"], spacing_mm=grid["spacing_mm"], head=checked.head)
     return Ingested(scan, checked.lesion, checked.findings, checked.digest)
 
 
-def slice_examples(
-    case: Case, split: str, ingested: Ingested, context_slices: int
-) -> tuple[list[bytes], CaseRecord]:
+def slice_examples(case: Case, split: str, ingested: Ingested, context_slices: int) -> tuple[list[bytes], CaseRecord]:
     """One serialised example per axial slice, with and without lesion.
 
     Args:

@@ -65,9 +65,7 @@ class Executor(tfx_pusher.Executor):
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
 
 
-def _card(
-    candidate: str, input_dict: dict[str, Any], exec_properties: dict[str, Any], version: str
-) -> dict[str, str]:
+def _card(candidate: str, input_dict: dict[str, Any], exec_properties: dict[str, Any], version: str) -> dict[str, str]:
     """The texts of the model's card by their place in the version's folder."""
     config = json_utils.loads(exec_properties[specs.CUSTOM_CONFIG_KEY])[CONFIG_KEY]
     card = model_card(

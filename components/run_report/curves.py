@@ -54,9 +54,7 @@ def curves(tuning: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _differs_only_in(
-    setting: str, others: Sequence[str], trial: Mapping[str, Any], chosen: Mapping[str, Any]
-) -> bool:
+def _differs_only_in(setting: str, others: Sequence[str], trial: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
     if setting == "threshold":
         core = chosen["core_threshold"] if _has_core(chosen) else trial["threshold"]
         if trial["core_threshold"] != max(core, trial["threshold"]):

@@ -88,9 +88,7 @@ def _as_slices(planes: tf.Tensor, slices: int, channels: int) -> tf.Tensor:
     return tf.transpose(tf.reshape(planes, [-1, rows, columns, slices, channels]), [0, 3, 1, 2, 4])
 
 
-def move(
-    image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]
-) -> tuple[tf.Tensor, tf.Tensor]:
+def move(image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """Flips half of the slices, and rotates, scales and shifts a share of them.
 
     Resampling is the dearest step between disk and network, so only those slices go through it that need it.
@@ -202,9 +200,7 @@ def warp(pixels: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(moved, pixels.shape)
 
 
-def bend(
-    image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]
-) -> tuple[tf.Tensor, tf.Tensor]:
+def bend(image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, config: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """Bends a share of the slices smoothly, image and mask alike.
 
     After Ronneberger et al., "U-Net" (MICCAI 2015): random displacements on a coarse grid, interpolated between.

@@ -45,9 +45,7 @@ class Parts:
         """So many pixels a side, in 3D over one slice where slices are thick and else over as many slices."""
         return ((1 if thick else pixels,) if self.volumes else ()) + (pixels, pixels)
 
-    def convolve(
-        self, value: Any, width: int, kernel: int, name: str, *, thick: bool = False, **options: Any
-    ) -> Any:
+    def convolve(self, value: Any, width: int, kernel: int, name: str, *, thick: bool = False, **options: Any) -> Any:
         make = layers.Conv3D if self.volumes else layers.Conv2D
         options = {"use_bias": False, "kernel_initializer": keras.initializers.HeNormal, **options}
         options["kernel_initializer"] = options["kernel_initializer"](seed=self.seed())

@@ -65,9 +65,7 @@ def read_records(shards: Sequence[str] | tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(shards, compression_type="GZIP", buffer_size=READ_BUFFER_BYTES)
 
 
-def count_patients(
-    shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0
-) -> dict[str, PatientSlices]:
+def count_patients(shards: Sequence[str], tft_output: Any, min_lesion_cm2: float = 0.0) -> dict[str, PatientSlices]:
     """Counts each patient's slices in one pass that looks at nothing but a few scalars.
 
     Args:

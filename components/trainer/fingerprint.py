@@ -41,9 +41,7 @@ def data_origin(shards: Sequence[str]) -> Origin:
     if tf.io.gfile.exists(listing):
         with tf.io.gfile.GFile(listing, "r") as file:
             summary = json.loads(file.read())
-        return Origin(
-            summary["fingerprint"], {name: counts["patients"] for name, counts in summary["splits"].items()}
-        )
+        return Origin(summary["fingerprint"], {name: counts["patients"] for name, counts in summary["splits"].items()})
     content = [[shard.rpartition("/")[2], tf.io.gfile.stat(shard).length] for shard in shards]
     return Origin(_hash(content))
 

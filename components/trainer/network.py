@@ -81,9 +81,7 @@ def build_network(
     for level in reversed(range(levels)):
         value = parts.up(value, filters[level], f"up{level}", thick=thick[level])
         value = parts.join(value, skips.pop(), f"join{level}")
-        value = parts.block(
-            value, filters[level], config["decoder_convolutions"], f"decode{level}", thick=thick[level]
-        )
+        value = parts.block(value, filters[level], config["decoder_convolutions"], f"decode{level}", thick=thick[level])
         if level:
             coarser[level] = value
     logits = parts.head(value, stride, thick=thick[0])

@@ -128,9 +128,7 @@ def test_the_two_axes_do_not_mix() -> None:
     native = np.array([[[0, 8], [4, 12], [10, 2], [20, 4]]], np.float32)
     grid = geometry((1, 4, 2), (5, 0.5, 2.0), size=2, grid_mm=1.0).to_grid(native, outside=0)
     rows = np.array([[2, 10], [15, 3]])
-    np.testing.assert_allclose(
-        grid[0], np.stack([rows @ [0.75, 0.25], rows @ [0.25, 0.75]], axis=1), rtol=1e-6
-    )
+    np.testing.assert_allclose(grid[0], np.stack([rows @ [0.75, 0.25], rows @ [0.25, 0.75]], axis=1), rtol=1e-6)
 
 
 def overlap_integral(native: np.ndarray, where: Geometry, outside: float) -> np.ndarray:

@@ -249,9 +249,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the runner is made to return or raise, and what it was called with."""
     box: dict[str, Any] = {}
 
-    def run_pipeline(
-        config: Any, data: Path, output: Path, *, verbose: bool = False, force: bool = False
-    ) -> Outcome:
+    def run_pipeline(config: Any, data: Path, output: Path, *, verbose: bool = False, force: bool = False) -> Outcome:
         box["called"] = (config, data, output, verbose)
         if "error" in box:
             raise box["error"]

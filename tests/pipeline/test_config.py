@@ -288,9 +288,7 @@ def test_the_promised_configs_are_shipped() -> None:
     assert promised <= set(shipped_configs())
 
 
-def test_a_folder_of_a_shipped_name_does_not_hide_the_config(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_a_shipped_name_does_not_hide_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_config("demo").name == "demo"

@@ -50,9 +50,7 @@ def data(tmp_path: Path) -> Path:
     return cohort(tmp_path / "data", {split: Sample(split, BLOOD, BLOOD) for split in ("train", "val", "test")})
 
 
-def run(
-    data: Path, output: Path, *, verbose: bool = False, force: bool = False, config: Config = CONFIG
-) -> Outcome:
+def run(data: Path, output: Path, *, verbose: bool = False, force: bool = False, config: Config = CONFIG) -> Outcome:
     """Runs the pipeline while Python writes to descriptors 1 and 2, as it does outside of pytest."""
     with open(1, "w", closefd=False) as out, open(2, "w", closefd=False) as err, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
@@ -326,9 +324,7 @@ def test_whatever_could_change_the_outcome_starts_a_run(
     assert run(data, output, config=config).unchanged is None
 
 
-def test_a_failed_run_is_not_taken_for_done(
-    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]
-) -> None:
+def test_a_failed_run_is_not_taken_for_done(tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]) -> None:
     def fail() -> Any:
         raise DataError("bad")
 
@@ -338,9 +334,7 @@ def test_a_failed_run_is_not_taken_for_done(
             run(data, tmp_path / "out")
 
 
-def test_an_unreadable_record_starts_a_run(
-    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]
-) -> None:
+def test_an_unreadable_record_starts_a_run(tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]]) -> None:
     run(data, tmp_path / "out")
     stages["Pusher"] = lambda: (False, {})
     for text in ("", "[]", '{"key": 1}'):

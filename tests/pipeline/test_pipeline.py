@@ -16,7 +16,10 @@ from pipeline.pipeline import Places, create_pipeline
 from schema import features as f
 
 REMOTE = Places(
-    data="gs://b/data", artifacts="gs://b/root", serving="gs://b/serving", work="gs://b/work",
+    data="gs://b/data",
+    artifacts="gs://b/root",
+    serving="gs://b/serving",
+    work="gs://b/work",
     statistics="gs://b/statistics",
 )
 STAGES = [
@@ -260,9 +263,7 @@ def test_other_code_reruns_the_search(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_statistics_leave_the_pixels_out(stages: dict[str, Any]) -> None:
-    options = json.loads(
-        stages["StatisticsGen"].parameters.parameters["stats_options_json"].field_value.string_value
-    )
+    options = json.loads(stages["StatisticsGen"].parameters.parameters["stats_options_json"].field_value.string_value)
     assert set(options["_feature_allowlist"]) == set(f.STATISTICS_FEATURES)
     assert not set(options["_feature_allowlist"]) & set(f.BYTES_FEATURES)
 
@@ -275,9 +276,7 @@ def test_transform_makes_no_second_copy_of_the_images(stages: dict[str, Any]) ->
     assert found["disable_statistics"].field_value.int_value == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"), [*((name, []) for name in shipped_configs()), ("demo", TUNED)]
-)
+@pytest.mark.parametrize(("name", "settings"), [*((name, []) for name in shipped_configs()), ("demo", TUNED)])
 def test_every_shipped_config_compiles_for_kubeflow(name: str, settings: list[str], tmp_path: Path) -> None:
     runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
         config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(

@@ -103,9 +103,7 @@ def test_an_unzipped_scan_gives_the_same_mask(model: Path, tmp_path: Path, canon
 
 
 @pytest.mark.parametrize("codes", AXIS_CODES)
-def test_every_orientation_gives_the_same_mask(
-    model: Path, tmp_path: Path, canonical: np.ndarray, codes: str
-) -> None:
+def test_every_orientation_gives_the_same_mask(model: Path, tmp_path: Path, canonical: np.ndarray, codes: str) -> None:
     data, affine = stored_as(to_lps(SAMPLE.hu), SAMPLE.affine, codes)
     path = save(tmp_path / "s.nii", data, affine)
     result = predict_scan(path, tmp_path / "out", model)

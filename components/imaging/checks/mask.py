@@ -100,8 +100,7 @@ def _on_grid(
     """The mask's values in the scan's stored order."""
     orientations = [Orientation.of(volume.affine) for volume in (mask, image)]
     (shape, affine), (wanted_shape, wanted_affine) = (
-        _canonical_grid(volume, orientation)
-        for volume, orientation in zip((mask, image), orientations, strict=True)
+        _canonical_grid(volume, orientation) for volume, orientation in zip((mask, image), orientations, strict=True)
     )
     smallest = float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
     apart = _corners_apart(shape, affine, wanted_shape, wanted_affine)

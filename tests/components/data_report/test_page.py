@@ -41,7 +41,8 @@ def full() -> tuple[str, Page]:
         [finding("hold"), finding("note", split="", value=None, bound=None)],
         previous=listing(*random_cohort(20, seed=1), span=3),
         comparison={
-            "references": [{"name": "the data before (span 3)", "fingerprint": "aa"}], "measurements": [measured],
+            "references": [{"name": "the data before (span 3)", "fingerprint": "aa"}],
+            "measurements": [measured],
         },
         thumbnails={"q1": tile()["image"]},
         tiles=[tile("patient_0001"), tile("patient_0002", lesion_cm2=0.0, outline="")],

@@ -66,9 +66,7 @@ def test_the_first_data_has_nothing_to_drift_from(tmp_path: Path, plain: dict[st
     assert {item.kind for item in result.measurements} == {"skew"}
 
 
-def test_drift_from_the_data_before_holds(
-    tmp_path: Path, plain: dict[str, Any], shifted: dict[str, Any]
-) -> None:
+def test_drift_from_the_data_before_holds(tmp_path: Path, plain: dict[str, Any], shifted: dict[str, Any]) -> None:
     known(tmp_path, "old", plain, span=3)
     result = look(tmp_path, shifted, span=4)
     assert fired(result) == HELD

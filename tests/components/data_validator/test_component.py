@@ -167,9 +167,7 @@ def test_data_that_stops_a_run_is_not_remembered(tmp_path: Path) -> None:
         (twice(f.HEAD_AREA_CM2), f.HEAD_AREA_CM2, ""),
     ],
 )
-def test_one_bad_slice_stops_the_run_and_is_named(
-    tmp_path: Path, edit: Edit, feature: str, described: str
-) -> None:
+def test_one_bad_slice_stops_the_run_and_is_named(tmp_path: Path, edit: Edit, feature: str, described: str) -> None:
     bad = sound()
     edit(bad[3])
     findings, raised = validate(tmp_path, {"train": sound(), "val": bad, "test": sound()})

@@ -38,9 +38,7 @@ def lesion() -> np.ndarray:
     return mask
 
 
-def put(
-    folder: Path, mask: np.ndarray | None = None, affine: np.ndarray = AFFINE, codes: str | None = None
-) -> Case:
+def put(folder: Path, mask: np.ndarray | None = None, affine: np.ndarray = AFFINE, codes: str | None = None) -> Case:
     """A head with blood, and a mask that may be stored otherwise."""
     hu = ellipse_head(SHAPE, SPACING, (50.5, 34.0))
     hu[lesion() > 0] = 70

@@ -165,7 +165,7 @@ PLAIN = HEADER + "b,p2,b.nii,b_m.nii,val\na,p1,a.nii,a_m.nii,train\n"
         PLAIN.replace("\n", "\r\n"),
         PLAIN.replace(",", " , ").replace("case_id , patient_id , image , mask , split", HEADER.strip()),
         PLAIN.replace("\na", "\n\n\na"),
-        "mask,note,image,split,patient_id,case_id\nb_m.nii,x,b.nii,val,p2,b\na_m.nii,\"y,\nz\",a.nii,train,p1,a\n",
+        'mask,note,image,split,patient_id,case_id\nb_m.nii,x,b.nii,val,p2,b\na_m.nii,"y,\nz",a.nii,train,p1,a\n',
     ],
     ids=["plain", "byte order mark", "CRLF", "spaces", "blank lines", "other columns"],
 )

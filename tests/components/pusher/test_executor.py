@@ -155,9 +155,7 @@ def test_going_back_to_an_older_model_is_a_new_version(tmp_path: Path, clock: li
 
 
 @pytest.mark.parametrize("moved", [0, -3600, -NOW])
-def test_versions_increase_when_the_clock_stands_or_goes_back(
-    tmp_path: Path, clock: list[float], moved: int
-) -> None:
+def test_versions_increase_when_the_clock_stands_or_goes_back(tmp_path: Path, clock: list[float], moved: int) -> None:
     for number in range(3):
         model = candidate(tmp_path / str(number), data_fingerprint=str(number))
         push(model, tmp_path / "serving", tmp_path / f"p{number}")

@@ -254,9 +254,7 @@ def test_the_summary_names_every_setting_that_is_on() -> None:
         "post-processing tuned, as configured: threshold 0.5, components of 0 ml or more; "
         "val Dice 1.0000 -> 1.0000, false-positive components a scan 0.00 -> 0.00"
     )
-    on = one_threshold(
-        core_threshold=0.9, min_component_ml=0.2, fill_holes=True, hu_range=[20, 110], head_only=True
-    )
+    on = one_threshold(core_threshold=0.9, min_component_ml=0.2, fill_holes=True, hu_range=[20, 110], head_only=True)
     text = tune([case("p", 10, {0.5: [(10, 10, 0.99, 60)]})], on).summary()
     settings = "threshold 0.5, core 0.9, components of 0.2 ml or more, holes filled, 20 to 110 HU, inside the skull"
     assert f"{settings}; val" in text

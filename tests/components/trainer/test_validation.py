@@ -48,9 +48,7 @@ def test_dice_by_case_whatever_the_batch(cohort: dict[str, list[str]], transform
     assert missed.dice == {"v0": 0.0, "v1": 0.0}
 
 
-def test_patients_are_chosen_and_validations_joined(
-    cohort: dict[str, list[str]], transform_output: Make
-) -> None:
+def test_patients_are_chosen_and_validations_joined(cohort: dict[str, list[str]], transform_output: Make) -> None:
     config = small_config()
     output = tft.TFTransformOutput(transform_output(config))
     shards = [*cohort["train"], *cohort["val"]]
@@ -115,9 +113,7 @@ def test_missing_slices_are_said(transform_output: Make, tmp_path: Path) -> None
 
 def test_an_empty_split_is_said(transform_output: Make, tmp_path: Path) -> None:
     config = small_config()
-    dataset = validation_dataset(
-        [write_shard(tmp_path / "a.gz", [])], tft.TFTransformOutput(transform_output(config))
-    )
+    dataset = validation_dataset([write_shard(tmp_path / "a.gz", [])], tft.TFTransformOutput(transform_output(config)))
     with pytest.raises(IchError, match="no slices"):
         validate(nothing, dataset, config["grid"], postprocess())
 

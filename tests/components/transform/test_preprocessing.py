@@ -192,9 +192,7 @@ def test_shapes_are_static(outputs: dict[str, tft.TFTransformOutput], kind: str,
 
 def test_there_is_nothing_to_learn_from_the_data() -> None:
     """Without analyzers Transform needs no pass over the images: the pipeline counts on it."""
-    specs = {
-        name: tf.TensorSpec([None, *feature.shape], feature.dtype) for name, feature in feature_spec().items()
-    }
+    specs = {name: tf.TensorSpec([None, *feature.shape], feature.dtype) for name, feature in feature_spec().items()}
 
     def traced(inputs: Any) -> Any:
         return preprocessing_fn(inputs, settings(0, "brain"))
