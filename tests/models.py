@@ -162,9 +162,9 @@ def export(folder: Path, network: Arithmetic | None = None, **changes: Any) -> C
         else tf.function(without_brain, input_signature=[hu_spec])
     )
 
-    @tf.function(input_signature=[])
-    def describe() -> dict[str, Any]:
-        return {"contract": tf.constant(made.to_json())}
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")])
+    def describe(query: Any) -> dict[str, Any]:
+        return {"contract": tf.fill(tf.shape(query), made.to_json())}
 
     tf.saved_model.save(
         tf.Module(),

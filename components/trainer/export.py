@@ -12,10 +12,9 @@ from components.trainer.data import raw_spec
 from components.trainer.step import probability
 from components.transform.windows import network_input
 from schema import features as f
+from serving import signatures as s
 from serving.contract import Contract
 from serving.versions import CONTRACT_FILE
-
-PROBABILITY = "probability"
 
 
 def signatures(
@@ -43,12 +42,12 @@ def signatures(
         found = probability(
             network, image, mirror=config["inference"]["mirror"], overlap=config["inference"]["overlap"]
         )
-        return {PROBABILITY: found[:count, ..., 0]}
+        return {s.PROBABILITY: found[:count, ..., 0]}
 
     return {
-        "serving_default": _examples(outputs, tft_output),
-        "predict_slices": _slices(outputs, config),
-        "describe": _describe(contract),
+        s.EXAMPLES_SIGNATURE: _examples(outputs, tft_output),
+        s.SLICES_SIGNATURE: _slices(outputs, config),
+        s.DESCRIBE_SIGNATURE: _describe(contract),
     }
 
 
@@ -57,7 +56,7 @@ def _examples(outputs: Callable[..., Any], tft_output: Any) -> Callable[..., Any
     spec = raw_spec(tft_output, f.SERVING_FEATURES)
     transform = tft_output.transform_features_layer()
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=s.EXAMPLES)])
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return outputs(transform(tf.io.parse_example(examples, spec))[f.IMAGE_XF])
 
@@ -67,7 +66,7 @@ def _examples(outputs: Callable[..., Any], tft_output: Any) -> Callable[..., Any
 def _slices(outputs: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., Any]:
     """From HU, through the function that Transform traced."""
     size, slices = config["grid"]["size"], 2 * config["grid"]["context_slices"] + 1
-    hu_spec = tf.TensorSpec([None, slices, size, size], tf.int16, name="hu")
+    hu_spec = tf.TensorSpec([None, slices, size, size], tf.int16, name=s.HU)
     brain_specs = [tf.TensorSpec([None], tf.float32, name=name) for name in (f.BRAIN_HU_MEAN, f.BRAIN_HU_SD)]
 
     def predict(hu: tf.Tensor, brain_mean: tf.Tensor, brain_sd: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -89,9 +88,10 @@ def _slices(outputs: Callable[..., Any], config: Mapping[str, Any]) -> Callable[
 def _describe(contract: Contract) -> Callable[..., Any]:
     text = contract.to_json()
 
-    @tf.function(input_signature=[])
-    def describe() -> dict[str, tf.Tensor]:
-        return {"contract": tf.constant(text)}
+    # TF Serving's REST API refuses a signature without inputs, and its batching one whose outputs have no first axis.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=s.QUERY)])
+    def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {s.CONTRACT: tf.fill(tf.shape(query), text)}
 
     return describe
 

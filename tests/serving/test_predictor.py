@@ -12,7 +12,8 @@ import pytest
 
 from components.imaging.errors import IchError, ScanError, UsageError
 from components.imaging.postprocess import outline, quantise
-from serving.predictor import BATCH, Predictor, find_model
+from serving.predictor import Predictor, find_model
+from serving.signatures import BATCH
 from tests.cases import SHAPE, Sample, cuboid
 from tests.imaging.scans import save
 from tests.models import Arithmetic, export, postprocess, unloadable
@@ -38,7 +39,7 @@ def scan(tmp_path: Path) -> Path:
 
 def test_probabilities_are_those_of_numpy(model: Path) -> None:
     prepared = Sample("s", [LARGE, SMALL]).scan()
-    found = Predictor(model).probabilities(prepared)
+    found = Predictor(model).answer(prepared).probabilities
     assert found.dtype == np.float32
     assert found.shape == (SHAPE[0], 32, 32)
     np.testing.assert_allclose(found, Arithmetic().numpy(prepared.examples(0)), atol=1e-6)
@@ -67,7 +68,7 @@ def test_the_mask_and_its_measures_by_hand(model: Path, scan: Path) -> None:
     assert report["orientation"] == "LPS"
     assert report["spacing_mm"] == [3.0, 3.0, 5.0]
     assert (report["model"], report["model_version"]) == ("ich", "1700000000")
-    assert set(report["seconds"]) == {"read_and_prepare", "network", "postprocess"}
+    assert set(report["seconds"]) == {"prepare", "network", "postprocess"}
     json.dumps(report)
     assert prediction.stored_mask.shape == (64, 64, 5)
     assert prediction.stored_mask[30, 30, 1]  # columns, rows, slices
@@ -145,7 +146,7 @@ def test_brain_statistics_go_with_a_request_that_wants_them(tmp_path: Path, scan
     export(tmp_path / "model", network)
     prepared = Sample("s", [LARGE, SMALL]).scan()
     assert 30 < prepared.head.brain_mean < 40
-    found = Predictor(tmp_path / "model").probabilities(prepared)
+    found = Predictor(tmp_path / "model").answer(prepared).probabilities
     np.testing.assert_allclose(found, network.numpy(prepared.examples(0), prepared.head.brain_mean), atol=1e-5)
     assert np.abs(found - network.numpy(prepared.examples(0), 33.0)).max() > 0.1
 
@@ -166,7 +167,7 @@ def test_a_model_of_scans_is_sent_the_whole_scan(tmp_path: Path, slices: int) ->
     assert export(tmp_path / "model", network).input == "scan"
     prepared = Sample("s", [LARGE, SMALL]).scan()
     many = replace(prepared, hu=np.concatenate([prepared.hu] * 4)[1 : slices + 1])
-    found = Predictor(tmp_path / "model").probabilities(many)
+    found = Predictor(tmp_path / "model").answer(many).probabilities
     np.testing.assert_allclose(found, network.numpy(many.examples(0)), atol=1e-6)
     assert not np.allclose(found, Arithmetic().numpy(many.examples(0)), atol=0.1)
 

@@ -170,7 +170,7 @@ def test_the_exported_model_loads_without_our_code(
         "model = tf.saved_model.load(sys.argv[1])\n"
         "out = model.signatures['predict_slices'](hu=tf.zeros([3, 1, 32, 32], tf.int16))['probability']\n"
         "assert out.shape == (3, 32, 32), out.shape\n"
-        "text = model.signatures['describe']()['contract'].numpy().decode()\n"
+        "text = model.signatures['describe'](query=tf.constant(['']))['contract'].numpy()[0].decode()\n"
         "print(text)\n"
     )
     done = subprocess.run(
@@ -353,10 +353,10 @@ def test_a_3d_network_is_trained_validated_and_exported(
     outlined = {}
     for case, records in by_case(cohort["val"]).items():
         hu = np.stack([own_hu(feature(record, f.IMAGE), 32, 0) for record in records])
-        found = predictor.probabilities(replace(prepared, hu=hu))
+        found = predictor.answer(replace(prepared, hu=hu)).probabilities
         served = model.signatures["serving_default"](examples=tf.constant(records))["probability"]
         np.testing.assert_allclose(served, found, atol=1e-5)
-        mirrored = predictor.probabilities(replace(prepared, hu=hu[:, :, ::-1].copy()))
+        mirrored = predictor.answer(replace(prepared, hu=hu[:, :, ::-1].copy())).probabilities
         np.testing.assert_allclose(mirrored, found[:, :, ::-1], atol=1e-5)
         mask = outline(quantise(found), geometry(len(records)), post, hu, skull_for(post, hu, 5.5))
         truth = np.stack([unpack_mask(feature(record, f.NATIVE_MASK), NATIVE, NATIVE) for record in records])

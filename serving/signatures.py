@@ -1,0 +1,52 @@
+"""What an exported model answers: the names of its signatures, and the requests that one scan makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from components.imaging.scan import Scan
+from schema import features as f
+from serving.contract import Contract
+
+EXAMPLES_SIGNATURE = "serving_default"
+"""From serialised examples of `schema.features.SERVING_FEATURES`, string of shape (n,)."""
+
+SLICES_SIGNATURE = "predict_slices"
+"""From HU on the model grid, int16 of shape (n, 2k+1, size, size); with `brain` normalisation also the brain's HU mean
+and deviation, float32 of shape (n,) each."""
+
+DESCRIBE_SIGNATURE = "describe"
+"""From any strings, of shape (n,), to as many copies of the contract."""
+
+EXAMPLES = "examples"
+HU = "hu"
+QUERY = "query"
+
+PROBABILITY = "probability"
+"""float32 of shape (n, size, size), of the first two signatures."""
+CONTRACT = "contract"
+"""JSON, string of shape (n,), of the third."""
+
+BATCH = 8
+"""Slices a request: enough to fill two cores, few enough to stay in their caches. A 3D model gets the whole scan."""
+
+
+def requests(scan: Scan, contract: Contract, batch: int = BATCH) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of `predict_slices`, request by request; the answers in the same order are the scan's slices.
+
+    Args:
+        scan: Prepared for the contract's grid.
+        contract: The model's contract.
+        batch: Most slices a request, for a model that takes slices in any order.
+    """
+    examples = scan.examples(contract.context_slices)
+    size = len(examples) if contract.input == "scan" else batch
+    for start in range(0, len(examples), size):
+        part = examples[start : start + size]
+        inputs = {HU: np.ascontiguousarray(part)}
+        if contract.normalisation == "brain":
+            inputs[f.BRAIN_HU_MEAN] = np.full(len(part), scan.head.brain_mean, np.float32)
+            inputs[f.BRAIN_HU_SD] = np.full(len(part), scan.head.brain_sd, np.float32)
+        yield inputs
