@@ -22,11 +22,18 @@ IMAGING = [
     "pylibjpeg-openjpeg>=2.3,<3",
     "pyjpegls>=1.4,<2",
     "python-gdcm>=3.0.24,<4",
+    "highdicom>=0.27,<0.29",
     "scipy>=1.13,<2",
     "connected-components-3d>=3.20,<5",
     "surface-distance>=0.1,<0.2",
     "google-crc32c>=1.5,<2",
     "Pillow>=11,<13",
+]
+SERVING = [
+    "grpcio>=1.66,<2",
+    "aiohttp>=3.10,<4",
+    "prometheus-client>=0.21,<1",
+    "tenacity>=9,<10",
 ]
 INTERFACE = [
     "click>=8.1,<9",
@@ -44,6 +51,7 @@ DEVELOPMENT = [
     "ruff>=0.8",
     "mypy>=1.13",
     "types-PyYAML",
+    "kubernetes-validate>=1.31,<2",
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
     "scikit-learn>=1.4,<2",
@@ -68,7 +76,7 @@ setup(
         "components.run_report": ["*.j2", "*.css"],
         "schema": ["*.pbtxt"],
     },
-    install_requires=PIPELINE + IMAGING + INTERFACE + REPORT,
+    install_requires=PIPELINE + IMAGING + SERVING + INTERFACE + REPORT,
     extras_require={"dev": DEVELOPMENT},
     entry_points={"console_scripts": ["ich=pipeline.cli:main"]},
 )
