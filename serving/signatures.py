@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -50,3 +50,26 @@ def requests(scan: Scan, contract: Contract, batch: int = BATCH) -> Iterator[dic
             inputs[f.BRAIN_HU_MEAN] = np.full(len(part), scan.head.brain_mean, np.float32)
             inputs[f.BRAIN_HU_SD] = np.full(len(part), scan.head.brain_sd, np.float32)
         yield inputs
+
+
+def serialised(inputs: Mapping[str, np.ndarray]) -> list[bytes]:
+    """The same request as examples for `serving_default`, one a slice.
+
+    Args:
+        inputs: What `requests` yields.
+
+    Returns:
+        Serialised `tf.train.Example`s; without `brain` normalisation the brain's figures, which must be there, are 0.
+    """
+    from tensorflow.core.example import example_pb2
+
+    hu = np.ascontiguousarray(inputs[HU], "<i2")
+    made = []
+    for index in range(len(hu)):
+        example = example_pb2.Example()
+        example.features.feature[f.IMAGE].bytes_list.value.append(hu[index].tobytes())
+        for name in (f.BRAIN_HU_MEAN, f.BRAIN_HU_SD):
+            value = float(inputs[name][index]) if name in inputs else 0.0
+            example.features.feature[name].float_list.value.append(value)
+        made.append(example.SerializeToString(deterministic=True))
+    return made
