@@ -99,6 +99,7 @@ def run(
                     "unchanged": outcome.unchanged is not None,
                     "verdict": outcome.verdict,
                     "findings": outcome.findings,
+                    "servability": outcome.servability,
                     "stages": outcome.stages,
                     "log": str(outcome.log),
                 }

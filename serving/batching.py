@@ -1,7 +1,7 @@
 """What TF Serving is told of merging requests, by a file in the version's folder.
 
-It reads it with `--enable_per_model_batching_parameters`; then a model without the file is never batched. A model of whole scans must be one: the slices of two requests
-put together would be taken for one scan.
+With `--enable_per_model_batching_parameters` it reads that file, and batches no model that has none. A model of whole
+scans must have none: the slices of two requests put together would be taken for one scan.
 """
 
 from __future__ import annotations

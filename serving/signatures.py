@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.imaging.scan import Scan
 from schema import features as f
-from serving.contract import Contract
+
+if TYPE_CHECKING:  # a server's names need none of what prepares scans
+    from components.imaging.scan import Scan
+    from serving.contract import Contract
 
 EXAMPLES_SIGNATURE = "serving_default"
 """From serialised examples of `schema.features.SERVING_FEATURES`, string of shape (n,)."""
@@ -31,6 +34,28 @@ CONTRACT = "contract"
 
 BATCH = 8
 """Slices a request: enough to fill two cores, few enough to stay in their caches. A 3D model gets the whole scan."""
+
+
+Spec = tuple[str, list[int | None]]
+"""Type and shape of a tensor; None is any number of slices."""
+
+
+def specs(contract: Contract) -> dict[str, dict[str, dict[str, Spec]]]:
+    """What the signatures of a model with this contract take and give, ready for JSON.
+
+    Returns:
+        By signature, `inputs` and `outputs`: type and shape by name.
+    """
+    size, slices = contract.grid_size, 2 * contract.context_slices + 1
+    probability: dict[str, Spec] = {PROBABILITY: ("float32", [None, size, size])}
+    inputs: dict[str, Spec] = {HU: ("int16", [None, slices, size, size])}
+    if contract.normalisation == "brain":
+        inputs |= {f.BRAIN_HU_MEAN: ("float32", [None]), f.BRAIN_HU_SD: ("float32", [None])}
+    return {
+        EXAMPLES_SIGNATURE: {"inputs": {EXAMPLES: ("string", [None])}, "outputs": probability},
+        SLICES_SIGNATURE: {"inputs": inputs, "outputs": probability},
+        DESCRIBE_SIGNATURE: {"inputs": {QUERY: ("string", [None])}, "outputs": {CONTRACT: ("string", [None])}},
+    }
 
 
 def requests(scan: Scan, contract: Contract, batch: int = BATCH) -> Iterator[dict[str, np.ndarray]]:
