@@ -59,6 +59,8 @@ def judge(report: Mapping[str, Any], ended: str, bounds: Mapping[str, float | No
         `blessed`, `skipped`, `rules` and `failures` as mappings of `Rule`'s attributes, and `measures`; ready for JSON.
     """
     doing = report.get("doing") or "starting"
+    if not ended and not report.get("finished"):
+        ended = "left no finished report and stopped"
     rules = [Rule("alive", not ended, f"the probe {ended} while it was {doing}" if ended else "the probe ended well")]
     for name, title in CHECKS.items():
         if name in report.get("problems", {}):
@@ -72,17 +74,17 @@ def judge(report: Mapping[str, Any], ended: str, bounds: Mapping[str, float | No
             rules.append(Rule(name, None, "not measured" if value is None else "off", value, bound))
         else:
             rules.append(Rule(name, value <= bound, text.format(value, bound), value, bound))
-    return verdict(rules, measures, reached=bool(report.get("finished")))
+    return verdict(rules, measures, skipped=False)
 
 
 def refused(rule: str, message: str) -> dict[str, Any]:
     """The verdict on a model that cannot even be put to the test."""
-    return verdict([Rule(rule, False, message)], {}, reached=True)
+    return verdict([Rule(rule, False, message)], {}, skipped=False)
 
 
 def not_looked_at() -> dict[str, Any]:
     """The verdict where the gate refused the model: it will not be served, so nobody need wait for this."""
-    return {**verdict([], {}, reached=False), "skipped": True}
+    return verdict([], {}, skipped=True)
 
 
 def in_short(found: Mapping[str, Any]) -> str:
@@ -98,12 +100,12 @@ def in_short(found: Mapping[str, Any]) -> str:
     )
 
 
-def verdict(rules: list[Rule], measures: Mapping[str, float], *, reached: bool) -> dict[str, Any]:
-    """Rules as JSON; blessed when the probe got to its end and no rule failed."""
+def verdict(rules: list[Rule], measures: Mapping[str, float], *, skipped: bool) -> dict[str, Any]:
+    """Rules as JSON; blessed when the model was looked at and no rule failed."""
     failures = [rule for rule in rules if rule.passed is False]
     return {
-        "blessed": reached and not failures,
-        "skipped": False,
+        "blessed": not skipped and not failures,
+        "skipped": skipped,
         "rules": [asdict(rule) for rule in rules],
         "failures": [asdict(rule) for rule in failures],
         "measures": dict(measures),

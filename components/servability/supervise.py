@@ -45,8 +45,6 @@ def examine(model: str, text: str, bounds: Mapping[str, Any]) -> dict[str, Any]:
             found = json.loads(report.read_bytes())
         except (OSError, ValueError):
             found = {}
-        if not ended and not found.get("finished"):
-            ended = "ended early"
         return judge(found, ended, bounds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from components.imaging.nifti import Volume
-from components.imaging.phantom import generate_patient
+from components.imaging.phantom import Phantom, generate_patient
 from components.imaging.scan import Scan, prepare_scan
 from components.servability.probe import EXPECTED_FILE, SCAN_FILE
 from serving import signatures as s
@@ -21,9 +22,14 @@ SEED, PATIENT = 7, 0
 """A head of 28 slices of 5 mm; the same numbers give the same bytes."""
 
 
+@lru_cache(maxsize=1)
+def _phantom() -> Phantom:
+    return generate_patient(SEED, PATIENT, kinds=("intraparenchymal", "subdural"))
+
+
 def golden_scan(contract: Contract) -> Scan:
     """The generated head on the model's grid."""
-    phantom = generate_patient(SEED, PATIENT, kinds=("intraparenchymal", "subdural"))
+    phantom = _phantom()
     volume = Volume(phantom.hu, phantom.affine, nib.Nifti1Header())
     return prepare_scan(volume, Path("generated head"), size=contract.grid_size, spacing_mm=contract.grid_spacing_mm)
 

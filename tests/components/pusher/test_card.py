@@ -20,11 +20,20 @@ CONFIG = {
 }  # fmt: skip
 
 
+SERVED = {"load_seconds": 1.52, "seconds_per_scan": 2.75, "slices": 28, "peak_mib": 700.4}
+
+
 def card(found: Any, measures: Any, served: Any = None, contract: Any = None, config: Any = CONFIG) -> dict[str, Any]:
     """The card of a push, through JSON."""
     result = verdict(measures, measured_cases(found), served, min_mean_dice=0.1)
     made = model_card(
-        result, found, contract or made_contract(), config=config, version="1700000000", pushed="2000-01-01"
+        result,
+        found,
+        contract or made_contract(),
+        {"measures": SERVED},
+        config=config,
+        version="1700000000",
+        pushed="2000-01-01",
     )
     again: dict[str, Any] = json.loads(json.dumps(made, allow_nan=False))
     assert again == made
