@@ -51,11 +51,13 @@ def examine(model: str, text: str, bounds: Mapping[str, Any]) -> dict[str, Any]:
 def _run(arguments: list[str], timeout_s: float) -> str:
     """Runs a module as a process; returns how it ended, or nothing where it ended well.
 
-    What it prints goes where this process prints.
+    What it prints goes where this process prints. It computes on the processor: a GPU's memory is this process's, who
+    may have trained on it.
     """
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+        "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
     }
     try:

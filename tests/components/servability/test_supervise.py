@@ -67,6 +67,21 @@ def test_a_process_that_crashes_or_ends_early_blesses_nothing(model: Path, monke
         assert list(found) == ["alive"] and ended in found["alive"]
 
 
+def test_the_process_keeps_off_the_gpu_that_this_one_may_have_filled(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    seen = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        seen.append((command[:3], env["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert list(reasons(examine(str(model), contract_of(model), BOUNDS))) == ["alive"]
+    assert seen == [([sys.executable, "-m", "components.servability.probe"], "-1")]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"format": 3}'])
 def test_a_model_without_a_readable_contract_is_not_even_loaded(text: str, tmp_path: Path) -> None:
     assert list(reasons(examine(str(tmp_path), text, BOUNDS))) == ["contract"]
