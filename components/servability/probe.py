@@ -20,7 +20,10 @@ import numpy as np
 from serving import signatures as s
 
 TOLERANCE = 1e-5
-"""Of probabilities that must be the same by whatever way they were asked for."""
+"""Of probabilities that must be the same by either signature."""
+SIZE_TOLERANCE = 1e-3
+"""Of those in requests of other sizes: kernels are chosen by size, and a deep network of 512 pixels was seen to differ by
+1.5e-4. It is a quarter of a step of the 8 bits that probabilities are kept in; what slices do to each other is more."""
 REPEATED = 1e-6
 """Of the same request asked again."""
 SCAN_FILE, EXPECTED_FILE = "scan.npz", "expected.json"
@@ -210,7 +213,7 @@ def _questions(
             part = slices(0, size)
             _probabilities(part, f"a request of {size} slices")
             if not whole:  # of which a part is another scan
-                _same(part, answer[:size], f"a request of {size} slices and one of {batch}", TOLERANCE)
+                _same(part, answer[:size], f"a request of {size} slices and one of {batch}", SIZE_TOLERANCE)
     with report.check("empty", "asking for no slice"):
         slices(0, 0)
         found = ask[s.EXAMPLES_SIGNATURE](**{s.EXAMPLES: _no_strings()})

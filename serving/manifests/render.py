@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.imaging.errors import UsageError
 from components.imaging.nifti import write_bytes
-from serving.versions import versions
+from serving.versions import CARD_FILES, versions
 
 IMAGE = "tensorflow/serving:2.19.1"
-CORES, MEMORY_MIB = 2, 3072
+CORES = 2
+MEMORY_MIB = 3072
+"""The least that a server gets."""
 FLAGS = (
     "--port=8500",
     "--rest_api_port=8501",
@@ -73,7 +77,8 @@ def render(folder: Path) -> dict[str, str]:
     Raises:
         UsageError: There is no version in it.
     """
-    numbers = [int(path.name) for path in versions(folder)]
+    found = versions(folder)
+    numbers = [int(path.name) for path in found]
     if not numbers:
         raise UsageError(f"{folder}: found no version of a model, wanted one at least; run `ich run` first")
     templates = Environment(
@@ -88,11 +93,20 @@ def render(folder: Path) -> dict[str, str]:
         image=IMAGE,
         flags=FLAGS,
         cores=CORES,
-        memory_mib=MEMORY_MIB,
+        memory_mib=_memory_mib(found[-1]),
     )
     configs = {name: templates.get_template(f"{name}.j2").render() for name in CONFIGS}
     others = {name: templates.get_template(f"{name}.j2").render(configs=configs) for name in MANIFESTS}
     return {**configs, **{name: _tidy(text) for name, text in others.items()}}
+
+
+def _memory_mib(version: Path) -> int:
+    """Half as much again as the version needed in a process of its own, for older versions are loaded beside it."""
+    try:
+        peak = float(json.loads((version / CARD_FILES[1]).read_bytes())["servability"]["peak_mib"])
+    except (OSError, ValueError, KeyError, TypeError):  # no card, or that of an older program
+        return MEMORY_MIB
+    return max(MEMORY_MIB, 512 * math.ceil(1.5 * peak / 512))
 
 
 def _tidy(text: str) -> str:

@@ -211,6 +211,23 @@ def test_compose_serves_the_output_folder_read_only(files: dict[str, str], tmp_p
     assert service["image"] == containers(files)["kubernetes"]["image"]
 
 
+@pytest.mark.parametrize(
+    ("card", "wanted"),
+    [
+        ('{"servability": {"peak_mib": 700.5}}', 3072), ('{"servability": {"peak_mib": 3163.4}}', 5120), ("{}", 3072),
+        ('{"servability": {}}', 3072), ("{", 3072), ("[]", 3072),
+    ],
+)  # fmt: skip
+def test_a_large_model_gets_the_memory_that_it_was_seen_to_need(tmp_path: Path, card: str, wanted: int) -> None:
+    path = served(tmp_path, 5) / "5" / "assets.extra" / "model_card.json"
+    path.parent.mkdir()
+    path.write_text(card)
+    files = render(tmp_path / "serving" / "ich")
+    assert parsed(files)["compose.yaml"]["services"]["ich"]["mem_limit"] == f"{wanted}m"
+    for container in containers(files).values():
+        assert container["resources"]["limits"]["memory"] == f"{wanted}Mi"
+
+
 @pytest.mark.parametrize("name", ["it's $HOME", 'a "b" #c', "ü: x"])
 def test_a_folder_of_any_name_is_mounted(tmp_path: Path, name: str) -> None:
     text = render(served(tmp_path / name, 5))["compose.yaml"]
