@@ -22,8 +22,8 @@ from serving import signatures as s
 TOLERANCE = 1e-5
 """Of probabilities that must be the same by either signature."""
 SIZE_TOLERANCE = 1e-3
-"""Of those in requests of other sizes: kernels are chosen by size, and a deep network of 512 pixels was seen to differ by
-1.5e-4. It is a quarter of a step of the 8 bits that probabilities are kept in; what slices do to each other is more."""
+"""Of those in requests of other sizes: kernels are chosen by size, and a deep network of 512 pixels was seen to differ
+by 1.5e-4. It is a quarter of a step of the 8 bits that probabilities are kept in."""
 REPEATED = 1e-6
 """Of the same request asked again."""
 SCAN_FILE, EXPECTED_FILE = "scan.npz", "expected.json"
