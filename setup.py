@@ -75,6 +75,7 @@ setup(
         "components.pusher": ["*.j2"],
         "components.run_report": ["*.j2", "*.css"],
         "schema": ["*.pbtxt"],
+        "serving.manifests": ["templates/*.j2", "templates/kubernetes/*.j2"],
     },
     install_requires=PIPELINE + IMAGING + SERVING + INTERFACE + REPORT,
     extras_require={"dev": DEVELOPMENT},

@@ -99,6 +99,7 @@ def run(
                     "unchanged": outcome.unchanged is not None,
                     "verdict": outcome.verdict,
                     "findings": outcome.findings,
+                    "servability": outcome.servability,
                     "stages": outcome.stages,
                     "log": str(outcome.log),
                 }
@@ -138,6 +139,24 @@ def predict(scan: Path, out: Path, model: Path, verbose: bool, as_json: bool) ->
     )
     for file in result["files"].values():
         click.echo(f"  {file}")
+
+
+@main.command()
+@click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for the files.")
+@click.option(
+    "--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of a run that pushed."
+)
+@click.option("--model-name", help="Which model, where several are in service there.")
+@_reported
+def manifests(out: Path, output: Path, model_name: str | None) -> None:
+    """Write what puts a pushed model on TensorFlow Serving: its configuration, Compose, Kubernetes and KServe.
+
+    The newest version gets the label canary, the one before it stable: write them again after each push.
+    """
+    from serving.manifests.render import model_folder, write_manifests
+
+    for path in write_manifests(model_folder(output, model_name), out):
+        click.echo(path)
 
 
 @main.command()

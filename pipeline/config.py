@@ -531,6 +531,19 @@ class ValidationConfig(Section):
     max_quarantined: Fraction = Field(0.1, description="share of quarantined scans that is still good")
 
 
+class ServabilityConfig(Section):
+    """What a blessed model must keep to before it goes into service, measured on this machine in a fresh process."""
+
+    max_load_seconds: Annotated[float, Field(gt=0)] | None = Field(60.0, description="to load it; null: no bound")
+    max_seconds_per_scan: Annotated[float, Field(gt=0)] | None = Field(
+        30.0, description="for a scan of 28 slices, after warm-up; null: no bound"
+    )
+    max_memory_mib: Annotated[float, Field(gt=0)] | None = Field(
+        3072.0, description="of the process at its peak, TensorFlow and all; null: no bound"
+    )
+    timeout_s: float = Field(600.0, gt=0, description="the process is stopped, and the model refused, after so long")
+
+
 class BeamConfig(Section):
     """How the Beam stages run."""
 
@@ -582,6 +595,7 @@ class Config(Section):
     postprocess: PostprocessConfig = PostprocessConfig()
     gate: GateConfig = GateConfig()
     validation: ValidationConfig = ValidationConfig()
+    servability: ServabilityConfig = ServabilityConfig()
     beam: BeamConfig = BeamConfig()
     output: OutputConfig = OutputConfig()
 

@@ -26,6 +26,7 @@ class LastRun:
         exit_code: What it ended with.
         version: The version in service after it, if any.
         held: Whether findings against the data held the push.
+        unservable: Whether the model could not be served as it must.
     """
 
     key: str
@@ -33,6 +34,7 @@ class LastRun:
     exit_code: int
     version: str | None
     held: bool
+    unservable: bool = False
 
     def text(self) -> str:
         """One line for the user."""
@@ -41,6 +43,8 @@ class LastRun:
             became = f"pushed version {self.version}"
         else:
             became = "was held by findings against the data" if self.held else "was refused by the gate"
+            if self.unservable:
+                became = "was refused as not servable"
         return (
             f"no new data: files, configuration and code are those of the run of {when:%Y-%m-%d %H:%M} UTC, which "
             f"{became}; nothing to do (--force runs anyway)"

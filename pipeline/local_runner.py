@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.imaging.errors import IchError, UsageError
+from components.servability.rules import FILE_NAME as SERVABILITY
+from components.servability.rules import in_short
 from components.tuner.summary import search_summary
 from pipeline.config import Config
 from pipeline.console import captured, say
@@ -38,11 +40,12 @@ class Outcome:
     """What became of a run.
 
     Attributes:
-        exit_code: 0 pushed or nothing to do, 3 trained but refused by the gate or held by the data.
+        exit_code: 0 pushed or nothing to do, 3 trained but refused by the gate, not servable, or held by the data.
         verdict: The gate's verdict, as `verdict.json` holds it.
         model: The version in service.
         stages: Wall seconds and peak memory by stage.
         findings: What was found against the data, as `findings.json` holds it.
+        servability: Whether the model can be served, as `servability.json` holds it.
         unchanged: The earlier run whose outcome this is, where there was nothing new to do.
         log: What third parties printed.
     """
@@ -53,12 +56,19 @@ class Outcome:
     log: Path
     stages: list[dict[str, Any]] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
+    servability: dict[str, Any] = field(default_factory=dict)
     unchanged: LastRun | None = None
 
     @property
     def held(self) -> list[dict[str, Any]]:
         """The findings that forbid a push."""
         return [finding for finding in self.findings if finding["severity"] != "note"]
+
+    @property
+    def unservable(self) -> list[dict[str, Any]]:
+        """The rules of servability that the model broke."""
+        found: list[dict[str, Any]] = self.servability.get("failures", [])
+        return found
 
 
 @dataclass(frozen=True)
@@ -150,15 +160,17 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
                 _give_memory_back()
             verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
             findings = _read(outputs["DataValidator"]["report"] / "findings.json")
+            servability = _read(outputs["Servability"]["blessing"] / SERVABILITY)
         except BaseException as error:
             _write_summary(folders, run, config, data, stages, error=error)
             raise
     served = versions(folders.serving(config.output.model_name))
-    outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings)
-    if outcome.held or not verdict["blessed"]:
+    outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings, servability)
+    if outcome.held or outcome.unservable or not verdict["blessed"]:
         outcome.exit_code = REFUSED
     _write_summary(folders, run, config, data, stages, outcome=outcome)
-    write_last_run(folders.root, LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held)))
+    last = LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held), bool(outcome.unservable))
+    write_last_run(folders.root, last)
     return outcome
 
 
@@ -176,12 +188,12 @@ def _earlier_outcome(folders: Folders, last: LastRun, served: list[Path]) -> Out
     """The outcome of a run that would only be repeated; None where its summary is gone."""
     try:
         summary = _read(folders.runs / f"{last.run}.json")
-        verdict, findings = summary["verdict"], summary["findings"]
+        verdict, findings, servability = summary["verdict"], summary["findings"], summary["servability"]
     except (OSError, ValueError, KeyError):
         return None
     say(last.text())
     log = folders.logs / f"{last.run}.log"
-    return Outcome(PUSHED, verdict, served[-1] if served else None, log, [], findings, last)
+    return Outcome(PUSHED, verdict, served[-1] if served else None, log, [], findings, servability, last)
 
 
 def _newest(served: list[Path]) -> str | None:
@@ -354,6 +366,8 @@ def _note(name: str, outputs: dict[str, Path]) -> str:
     if name == "Evaluator":
         overall = _read(outputs["evaluation"] / "verdict.json")["overall"]
         return f"test Dice {overall['patient_dice']:.3f} ± {overall['patient_dice_sd']:.3f}"
+    if name == "Servability":
+        return in_short(_read(outputs["blessing"] / SERVABILITY))
     return ""
 
 
@@ -396,6 +410,7 @@ def _write_summary(
         "error": str(error) or type(error).__name__ if error else None,
         "verdict": outcome.verdict if outcome else None,
         "findings": outcome.findings if outcome else None,
+        "servability": outcome.servability if outcome else None,
         "model": str(outcome.model) if outcome and outcome.model else None,
     }
     write_bytes(folders.runs / f"{run}.json", json.dumps(summary, indent=1).encode())

@@ -17,6 +17,7 @@ from components.evaluator.component import Evaluator
 from components.nifti_example_gen.component import NiftiExampleGen
 from components.pusher.component import Pusher
 from components.run_report.component import RunReporter
+from components.servability.component import Servability
 from components.served_model.component import ServedModel
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
@@ -184,10 +185,19 @@ def create_pipeline(
         code_version=code_version("run_report", "evaluator", "imaging", "pages", "schema"),
     )
 
-    # 7. Only a blessed model goes into service, and only if nothing in the data holds it; its card goes with it.
+    # 7. What the gate blessed must be servable, too: a fresh process loads it and asks it all that clients will ask.
+    servability = Servability(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        bounds=config.subset("servability"),
+        code_version=code_version("servability", "imaging", "serving", "schema"),
+    )
+
+    # 8. Only a model that both blessed goes into service, if nothing in the data holds it; its card goes with it.
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=servability.outputs["blessing"],
         data_report=validator.outputs["report"],
         evaluation=evaluator.outputs["evaluation"],
         examples=example_gen.outputs["examples"],
@@ -212,6 +222,7 @@ def create_pipeline(
             served,
             evaluator,
             run_reporter,
+            servability,
             pusher,
         ],
         enable_cache=True,

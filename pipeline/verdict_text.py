@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.servability.rules import BOUNDS
 from pipeline.local_runner import PUSHED, Outcome
 from serving.versions import CARD_FILES
 
@@ -48,7 +49,7 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
         if card and card.is_file():  # a model that an older version of the program pushed has none
             yield f"model card: {card}"
     else:
-        if verdict["failures"] or not outcome.held:
+        if verdict["failures"] or not (outcome.held or outcome.unservable):
             yield "refused by the gate:"
             told: list[dict[str, Any]] = []
             for failure in verdict["failures"]:
@@ -58,6 +59,14 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
                 if worst and worst != told:
                     yield f"    worst: {'; '.join(map(_scan, worst))}"
                     told = worst
+        if outcome.unservable:
+            yield "refused as not servable:"
+            for rule in outcome.unservable:
+                yield f"  servability.{rule['rule']}: {rule['message']}"
+            bounds = [rule["rule"] for rule in outcome.unservable if rule["rule"] in BOUNDS]
+            if bounds:
+                settings = " and ".join(f"--set servability.{name}=null" for name in bounds)
+                yield f"  if it may be served all the same, run again with {settings}, or a wider bound"
         if outcome.held:
             yield "held by what was found against the data:"
             for finding in outcome.held:

@@ -135,6 +135,8 @@ def export(folder: Path, network: Arithmetic | None = None, **changes: Any) -> C
     """
     import tensorflow as tf
 
+    from serving.warmup import WARMUP_FILE, write_warmup
+
     network = network or Arithmetic()
     kind = {"normalisation": "brain" if network.brain else "none", "input": "scan" if network.across else "slices"}
     made = contract(**{**kind, **changes})
@@ -176,6 +178,7 @@ def export(folder: Path, network: Arithmetic | None = None, **changes: Any) -> C
         },
     )
     write_contract(folder, made)
+    write_warmup(str(folder / WARMUP_FILE), made)
     return made
 
 

@@ -177,8 +177,25 @@ def test_a_forced_run_reuses_every_stage_and_pushes_nothing(
     executed = {stage["name"] for stage in again["stages"] if not stage.get("cached") and stage["name"] != "start"}
     # What is in service and known changed with the first run, so validator and gates look anew; nothing else does.
     assert executed <= {
-        "DataValidator", "DataReporter", "DataGate", "ServedModel", "Evaluator", "RunReporter", "Pusher"
+        "DataValidator", "DataReporter", "DataGate", "ServedModel", "Evaluator", "RunReporter", "Servability", "Pusher"
     }  # fmt: skip
+
+
+def test_a_pushed_model_was_served_by_a_fresh_process_and_can_be_refused_there(
+    first: tuple[Path, Any, dict[str, Any]], cohort: Path
+) -> None:
+    output, process, outcome = first
+    model = Path(outcome["model"])
+    assert "servable: loads in " in process.stdout and outcome["servability"]["blessed"]
+    assert (model / "assets.extra" / "tf_serving_warmup_requests").is_file()
+    assert (model / "batching_params.pbtxt").is_file()
+    card = json.loads((model / "assets.extra" / "model_card.json").read_text(encoding="utf-8"))
+    assert card["servability"] == outcome["servability"]["measures"] and card["servability"]["slices"] == 28
+    process, refused = run(cohort, output, "servability.max_memory_mib=10")
+    assert process.returncode == 3, process.stdout + process.stderr
+    assert refused["model"] == outcome["model"]  # which stays in service
+    assert "refused as not servable:\n  servability.max_memory_mib: " in process.stdout
+    assert "wanted at most 10 MiB" in process.stdout and "refused by the gate" not in process.stdout
 
 
 def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(

@@ -14,7 +14,7 @@ from components.pages.html import sentence
 from components.trainer.hyperparameters import PLACES, apply
 from schema.features import SPLITS
 
-FORMAT = 1
+FORMAT = 2
 """Version of the card's layout; another one has other keys."""
 
 INTENDED_USE = (
@@ -36,6 +36,7 @@ def model_card(
     verdict: Mapping[str, Any],
     listing: Mapping[str, Any],
     contract: Mapping[str, Any],
+    servability: Mapping[str, Any],
     *,
     config: Mapping[str, Any],
     version: str,
@@ -47,6 +48,7 @@ def model_card(
         verdict: `verdict.json` of the evaluation that blessed it.
         listing: `cases.json` of the data.
         contract: The model's contract.
+        servability: `servability.json`: what was measured when a fresh process served it.
         config: The sections of the configuration, as far as they are known.
         version: Its version in service.
         pushed: When it was pushed, as text.
@@ -80,6 +82,7 @@ def model_card(
         "slices": measured["slices"],
         "volumes": measured["volumes"],
         "calibration": verdict.get("calibration"),
+        "servability": dict(servability["measures"]),
         "gate": list(verdict.get("rules", ())),
         "notes": list(verdict.get("notes", ())),
         "previous": {

@@ -29,14 +29,15 @@ class PusherSpec(specs.PusherSpec):
 class Pusher(TfxPusher):
     """Copies a blessed model to `<folder>/<version>`, `saved_model.pb` last, as TF Serving wants it.
 
-    A finding against the data of severity hold keeps the model out of service. With the model goes its card, as
-    `assets.extra/model_card.md` and `.json`.
+    A model that `Servability` did not bless stays out of service, and so does one where a finding against the data has
+    the severity hold. With the model goes its card, as `assets.extra/model_card.md` and `.json`.
 
     Outputs:
         pushed_model: What was pushed, where, and under which version.
 
     Example:
         >>> pusher = Pusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"],
+        ...                 infra_blessing=servability.outputs["blessing"],
         ...                 data_report=validator.outputs["report"], evaluation=evaluator.outputs["evaluation"],
         ...                 examples=example_gen.outputs["examples"], folder="output/serving/ich", config="{}",
         ...                 code_version="1")
@@ -50,6 +51,7 @@ class Pusher(TfxPusher):
         *,
         model: types.BaseChannel,
         model_blessing: types.BaseChannel,
+        infra_blessing: types.BaseChannel,
         data_report: types.BaseChannel,
         evaluation: types.BaseChannel,
         examples: types.BaseChannel,
@@ -62,6 +64,7 @@ class Pusher(TfxPusher):
         Args:
             model: The candidate.
             model_blessing: The gate's verdict on it.
+            infra_blessing: Whether it can be served, with what was measured, for the card.
             data_report: What was found against the data.
             evaluation: What the gate measured, for the card.
             examples: For `cases.json`, for the card.
@@ -72,6 +75,7 @@ class Pusher(TfxPusher):
         spec = PusherSpec(
             model=model,
             model_blessing=model_blessing,
+            infra_blessing=infra_blessing,
             data_report=data_report,
             evaluation=evaluation,
             examples=examples,

@@ -22,6 +22,7 @@ from components.evaluator.verdict import FILE_NAME as VERDICT
 from components.imaging.errors import UsageError
 from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.pusher.card import model_card, to_markdown
+from components.servability.rules import FILE_NAME as SERVABILITY
 from serving.versions import CARD_FILES, CONTRACT_FILE, read_contract, versions
 
 DATA_REPORT_KEY, EVALUATION_KEY, EXAMPLES_KEY = "data_report", "evaluation", "examples"
@@ -72,6 +73,7 @@ def _card(candidate: str, input_dict: dict[str, Any], exec_properties: dict[str,
         _read(artifact_utils.get_single_uri(input_dict[EVALUATION_KEY]), VERDICT),
         _read(artifact_utils.get_single_uri(input_dict[EXAMPLES_KEY]), CASES),
         _read(candidate, CONTRACT_FILE),
+        _read(artifact_utils.get_single_uri(input_dict[specs.INFRA_BLESSING_KEY]), SERVABILITY),
         config=json.loads(config),
         version=version,
         pushed=datetime.datetime.fromtimestamp(time.time(), datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -13,8 +13,10 @@ from components.trainer.step import probability
 from components.transform.windows import network_input
 from schema import features as f
 from serving import signatures as s
+from serving.batching import PARAMETERS_FILE, batching_parameters
 from serving.contract import Contract
 from serving.versions import CONTRACT_FILE
+from serving.warmup import WARMUP_FILE, write_warmup
 
 
 def signatures(
@@ -99,7 +101,7 @@ def _describe(contract: Contract) -> Callable[..., Any]:
 def export_model(
     path: str, network: keras.Model, tft_output: Any, config: Mapping[str, Any], contract: Contract
 ) -> None:
-    """Writes the SavedModel and, beside it, the contract as a file.
+    """Writes the SavedModel and, beside it, the contract as a file and what TF Serving needs to know.
 
     Args:
         path: Folder or URI to write to.
@@ -112,7 +114,10 @@ def export_model(
     servable.network = network
     servable.transform = tft_output.transform_features_layer()
     tf.saved_model.save(servable, path, signatures=signatures(network, tft_output, config, contract))
-    file_path = f"{path.rstrip('/')}/{CONTRACT_FILE}"
-    tf.io.gfile.makedirs(file_path.rpartition("/")[0])
-    with tf.io.gfile.GFile(file_path, "w") as file:
-        file.write(contract.to_json())
+    for name, text in ((CONTRACT_FILE, contract.to_json()), (PARAMETERS_FILE, batching_parameters(contract))):
+        if text is not None:
+            file_path = f"{path.rstrip('/')}/{name}"
+            tf.io.gfile.makedirs(file_path.rpartition("/")[0])
+            with tf.io.gfile.GFile(file_path, "w") as file:
+                file.write(text)
+    write_warmup(f"{path.rstrip('/')}/{WARMUP_FILE}", contract)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from components.imaging.errors import DataError, IchError, ScanError, UsageError
+from components.servability.rules import judge
 from pipeline import local_runner
-from pipeline.config import Config
+from pipeline.config import Config, ServabilityConfig
 from pipeline.local_runner import Outcome, run_pipeline
 from tests.cases import Sample, cuboid
 from tests.models import unloadable
@@ -58,6 +59,17 @@ def run(data: Path, output: Path, *, verbose: bool = False, force: bool = False,
         return run_pipeline(config, data, output, verbose=verbose, force=force)
 
 
+BOUNDS = ServabilityConfig().model_dump()
+SERVABLE = judge(
+    {
+        "finished": True,
+        "measures": {"load_seconds": 1.5, "seconds_per_scan": 2.5, "slices": 28, "peak_mib": 700.0},
+    },
+    "",
+    BOUNDS,
+)
+
+
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
     """What the stages do instead of TFX's; change it to make them fail."""
@@ -79,11 +91,20 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
             (report / "findings.json").write_text("[]")
             return False, {"report": report}
 
+        def probe() -> Any:
+            blessing = folders.artifacts / "servability"
+            blessing.mkdir(parents=True, exist_ok=True)
+            (blessing / "servability.json").write_text(json.dumps(SERVABLE))
+            return False, {"blessing": blessing}
+
         def push() -> Any:
             unloadable(serving / "1700000000")
             return False, {}
 
-        defaults = {"DataValidator": validate, "Trainer": lambda: (True, {}), "Evaluator": evaluate, "Pusher": push}
+        defaults = {
+            "DataValidator": validate, "Trainer": lambda: (True, {}), "Evaluator": evaluate, "Servability": probe,
+            "Pusher": push,
+        }  # fmt: skip
         return iter({**defaults, **made}.items())
 
     monkeypatch.setattr(local_runner, "_prepare", prepare)
@@ -122,6 +143,7 @@ def test_one_line_a_stage_and_the_rest_in_the_log(
         r"  DataValidator +\d+\.\d s  nothing found against the data",
         r"  Trainer +\d+\.\d s \(unchanged\)",
         r"  Evaluator +\d+\.\d s  test Dice 0\.750 ± 0\.100",
+        r"  Servability +\d+\.\d s  servable: loads in 1\.5 s, 2\.5 s for a scan of 28 slices, 700 MiB",
         r"  Pusher +\d+\.\d s",
         r"  Transform +\d+\.\d s",
     ]
@@ -151,16 +173,17 @@ def test_the_summary_of_a_pushed_model(
     monkeypatch.chdir(tmp_path)
     outcome = run(Path("data"), Path("out"))
     model = tmp_path / "out" / "serving" / "ich" / "1700000000"
-    assert outcome == Outcome(0, outcome.verdict, model, outcome.log, outcome.stages)
+    assert outcome == Outcome(0, outcome.verdict, model, outcome.log, outcome.stages, servability=SERVABLE)
     found = summary(tmp_path / "out")
     assert (found["exit_code"], found["error"], found["model"]) == (0, None, str(model))
     assert found["verdict"]["overall"] == OVERALL
     assert Config.model_validate(found["config"]) == CONFIG
     assert [stage["name"] for stage in found["stages"]] == [
-        "start", "DataValidator", "Trainer", "Evaluator", "Pusher"
+        "start", "DataValidator", "Trainer", "Evaluator", "Servability", "Pusher"
     ]  # fmt: skip
     assert {stage["state"] for stage in found["stages"]} == {"done"}
-    assert [stage.get("cached") for stage in found["stages"]] == [None, False, True, False, False]
+    assert [stage.get("cached") for stage in found["stages"]] == [None, False, True, False, False, False]
+    assert found["servability"] == SERVABLE
     assert all(stage["seconds"] >= 0 and stage["peak_mib"] > 10 for stage in found["stages"])
 
 
@@ -197,6 +220,27 @@ def test_the_page_on_a_refused_run_is_copied_to_where_it_is_looked_for(
     assert json.loads(page.with_name("report.json").read_text())["verdict"]["status"] == "refused"
     assert page.parent.name == summary(tmp_path / "out")["run"]
     assert f"refused: {page}" in capfd.readouterr().out
+
+
+def test_a_model_that_cannot_be_served_ends_with_three_and_the_next_run_says_so(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    measured = {"finished": True, "measures": {"seconds_per_scan": 40.0}}
+    refused = judge(measured, "", {**BOUNDS, "max_seconds_per_scan": 30.0})
+
+    def probe() -> Any:
+        (tmp_path / "servability.json").write_text(json.dumps(refused))
+        return False, {"blessing": tmp_path}
+
+    stages |= {"Servability": probe, "Pusher": lambda: (False, {})}
+    outcome = run(data, tmp_path / "out")
+    assert (outcome.exit_code, outcome.model) == (3, None)
+    assert [rule["rule"] for rule in outcome.unservable] == ["max_seconds_per_scan"]
+    assert summary(tmp_path / "out")["servability"] == refused
+    assert "refused: max_seconds_per_scan" in capfd.readouterr().out
+    again = run(data, tmp_path / "out")
+    assert again.unchanged is not None and again.unservable == outcome.unservable
+    assert "was refused as not servable" in capfd.readouterr().out
 
 
 HOLD = {

@@ -24,7 +24,7 @@ REMOTE = Places(
 )
 STAGES = [
     "NiftiExampleGen", "StatisticsGen", "CuratedSchema", "DataValidator", "DataReporter", "DataGate", "Transform",
-    "Trainer", "ServedModel", "Evaluator", "RunReporter", "Pusher",
+    "Trainer", "ServedModel", "Evaluator", "RunReporter", "Servability", "Pusher",
 ]  # fmt: skip
 
 
@@ -82,7 +82,8 @@ def test_every_stage_runs_after_what_it_needs(stages: dict[str, Any]) -> None:
         ("ServedModel", set()),
         ("Evaluator", {"NiftiExampleGen", "CuratedSchema", "Trainer", "ServedModel"}),
         ("RunReporter", {"NiftiExampleGen", "Trainer", "Evaluator", "DataValidator"}),
-        ("Pusher", {"NiftiExampleGen", "Trainer", "Evaluator", "DataValidator"}),
+        ("Servability", {"Trainer", "Evaluator"}),
+        ("Pusher", {"NiftiExampleGen", "Trainer", "Evaluator", "Servability", "DataValidator"}),
     ],
 )
 def test_direct_dependencies(stages: dict[str, Any], name: str, direct: set[str]) -> None:
@@ -131,6 +132,7 @@ SHOWN = {"RunReporter", "Pusher"}
     [
         ("gate.min_mean_dice=0.9", {"Evaluator"}),
         ("validation.drift=note", {"DataValidator"}),
+        ("servability.max_memory_mib=null", {"Servability"}),
         ("training.epochs=99", {"Trainer"}),
         ("network.base_filters=12", {"Trainer"}),
         ("postprocess.threshold=0.4", {"Trainer"}),
@@ -170,7 +172,7 @@ def test_an_edited_schema_is_not_served_from_the_cache(tmp_path: Path, monkeypat
 def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = nodes(load_config("demo"), local(tmp_path))
     for part, wanted in {
-        "imaging": {"NiftiExampleGen", "DataReporter", "Trainer", "Evaluator"},
+        "imaging": {"NiftiExampleGen", "DataReporter", "Trainer", "Evaluator", "Servability"},
         "nifti_example_gen": {"NiftiExampleGen"},
         "data_validator": {"DataValidator", "DataGate", "Pusher"},
         "data_report": {"DataReporter"},
@@ -181,8 +183,10 @@ def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.Monkey
         "trainer": {"Trainer"},
         "evaluator": {"Evaluator"},
         "served_model": {"ServedModel"},
+        "servability": {"Servability"},
+        "serving": {"DataValidator", "Trainer", "Servability"},
         "pusher": {"Pusher"},
-        "schema": {"NiftiExampleGen", "DataReporter", "Transform", "Trainer"},
+        "schema": {"NiftiExampleGen", "DataReporter", "Transform", "Trainer", "Servability"},
     }.items():
         real = create_pipeline.__globals__["code_version"]
         with monkeypatch.context() as patch:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluator.rules import decide
+from components.servability.rules import judge
 from pipeline.last_run import LastRun
 from pipeline.local_runner import PUSHED, REFUSED, Outcome
 from pipeline.verdict_text import verdict_lines
@@ -97,6 +98,22 @@ def test_a_refusal_gives_every_rule_with_value_bound_and_the_worst_scans() -> No
         "  out/serving/ich/1700000000 stays in service",
         "outputs:    out",
         "log:        out/logs/1.log",
+    ]
+
+
+def test_a_model_that_cannot_be_served_is_told_by_which_rule_value_and_bound() -> None:
+    bounds = {"max_load_seconds": 60.0, "max_seconds_per_scan": 30.0, "max_memory_mib": None}
+    report = {
+        "finished": True, "problems": {"batches": "a request of 3 slices: 1 of 9 probabilities are no numbers"},
+        "measures": {"load_seconds": 1.0, "seconds_per_scan": 41.26, "peak_mib": 5000.0},
+    }  # fmt: skip
+    outcome = Outcome(REFUSED, VERDICT, MODEL, Path("l"), servability=judge(report, "", bounds))
+    assert list(verdict_lines(outcome, Path("out")))[1:-3] == [
+        "refused as not servable:",
+        "  servability.batches: a request of 3 slices: 1 of 9 probabilities are no numbers",
+        "  servability.max_seconds_per_scan: a scan takes 41.3 s, wanted at most 30 s",
+        "  if it may be served all the same, run again with --set servability.max_seconds_per_scan=null, or a wider "
+        "bound",
     ]
 
 

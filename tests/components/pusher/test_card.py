@@ -20,11 +20,20 @@ CONFIG = {
 }  # fmt: skip
 
 
+SERVED = {"load_seconds": 1.52, "seconds_per_scan": 2.75, "slices": 28, "peak_mib": 700.4}
+
+
 def card(found: Any, measures: Any, served: Any = None, contract: Any = None, config: Any = CONFIG) -> dict[str, Any]:
     """The card of a push, through JSON."""
     result = verdict(measures, measured_cases(found), served, min_mean_dice=0.1)
     made = model_card(
-        result, found, contract or made_contract(), config=config, version="1700000000", pushed="2000-01-01"
+        result,
+        found,
+        contract or made_contract(),
+        {"measures": SERVED},
+        config=config,
+        version="1700000000",
+        pushed="2000-01-01",
     )
     again: dict[str, Any] = json.loads(json.dumps(made, allow_nan=False))
     assert again == made
@@ -124,6 +133,9 @@ def test_the_text_holds_the_same_figures() -> None:
     assert recipe["windows"] == "name brain, level 40.0, width 80.0"
     assert dict(rows(text, "Post-processing, tuned"))["hu_range"] == "off"
     assert len(rows(text, "### Calibration")) == 10
+    assert dict(rows(text, "| | |"))["in a fresh process"] == (
+        "loaded in 1.5 s, 2.8 s for a scan of 28 slices, 700 MiB of memory at its peak"
+    )
     # Every table is one: as many cells in each row as in its head.
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         assert len({len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
@@ -134,7 +146,7 @@ def test_what_is_missing_is_said_to_be() -> None:
     contract = {**made_contract(), "versions": {}, "tuning": {}, "metrics": {}}
     result = verdict({"a": scan(1.0, 0, 0, 0)}, measured_cases(found))
     del result["calibration"]
-    made = model_card(result, found, contract, config={}, version="1", pushed="2000-01-01")
+    made = model_card(result, found, contract, {"measures": {}}, config={}, version="1", pushed="2000-01-01")
     assert len(made["missing"]) == 8
     text = to_markdown(made)
     unknown = text[text.index("## Not known") :]

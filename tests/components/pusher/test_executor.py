@@ -17,6 +17,7 @@ from components.pusher import executor as module
 from components.pusher.component import Pusher
 from components.types import DataReport
 from serving.versions import CARD_FILES, read_contract, versions
+from tests.components.pusher.test_card import SERVED
 from tests.components.run_report.runs import cohort, measured_cases, verdict
 from tests.models import unloadable
 
@@ -41,13 +42,20 @@ def candidate(folder: Path, **contract: Any) -> Any:
     return artifact
 
 
-def push(model: Any, base: Path | str, into: Path, *, blessed: bool = True, findings: str = "[]") -> Any:
+def push(
+    model: Any, base: Path | str, into: Path, *, blessed: bool = True, servable: bool = True, findings: str = "[]"
+) -> Any:
     """Runs the executor with the component's own properties; returns the PushedModel artifact."""
     blessing = standard_artifacts.ModelBlessing()
     blessing.uri = f"{into}-blessing"
     Path(blessing.uri).mkdir(parents=True)
     (Path(blessing.uri) / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
     blessing.set_int_custom_property("blessed", int(blessed))
+    served = standard_artifacts.InfraBlessing()
+    served.uri = f"{into}-servability"
+    Path(served.uri).mkdir()
+    (Path(served.uri) / "servability.json").write_text(json.dumps({"measures": SERVED}))
+    served.set_int_custom_property("blessed", int(servable))
     report = DataReport()
     report.uri = f"{into}-report"
     Path(report.uri).mkdir()
@@ -63,8 +71,8 @@ def push(model: Any, base: Path | str, into: Path, *, blessed: bool = True, find
         Path(artifact.uri).mkdir()
         (Path(artifact.uri) / name).write_text(json.dumps(content))
     inputs = {
-        "model": [model], "model_blessing": [blessing], "data_report": [report], "evaluation": [evaluation],
-        "examples": [examples],
+        "model": [model], "model_blessing": [blessing], "infra_blessing": [served], "data_report": [report],
+        "evaluation": [evaluation], "examples": [examples],
     }  # fmt: skip
     component = Pusher(
         **{name: types.channel_utils.as_channel(artifacts) for name, artifacts in inputs.items()},
@@ -114,6 +122,16 @@ def test_a_model_that_is_not_blessed_stays_out(tmp_path: Path) -> None:
     assert not (tmp_path / "serving").exists()
     assert pushed.get_int_custom_property("pushed") == 0
     assert pushed.get_string_custom_property("pushed_version") == ""
+
+
+@pytest.mark.parametrize("base", ["serving", "ram://unservable/ich"])
+def test_a_model_that_cannot_be_served_stays_out(tmp_path: Path, base: str) -> None:
+    import tensorflow as tf
+
+    base = base if "://" in base else str(tmp_path / base)
+    pushed = push(candidate(tmp_path / "model"), base, tmp_path / "pushed", servable=False)
+    assert not tf.io.gfile.exists(base)
+    assert pushed.get_int_custom_property("pushed") == 0
 
 
 @pytest.mark.parametrize(("severities", "pushes"), [((), 1), (("note",), 1), (("note", "hold"), 0), (("stop",), 0)])
@@ -200,6 +218,7 @@ def test_the_card_tells_of_this_push(tmp_path: Path) -> None:
     assert card["recipe"] == {"training": {"seed": 7}}
     assert card["config_fingerprint"] == read_contract(version).config_fingerprint
     assert card["measures"]["dice"]["n"] == 4
+    assert card["servability"] == SERVED
     assert f"# ich, version {NOW}" in (version / CARD_FILES[0]).read_text()
 
 
@@ -296,6 +315,7 @@ def test_the_code_version_is_part_of_the_cache_key() -> None:
     channels = {
         "model": types.channel_utils.as_channel([standard_artifacts.Model()]),
         "model_blessing": types.channel_utils.as_channel([standard_artifacts.ModelBlessing()]),
+        "infra_blessing": types.channel_utils.as_channel([standard_artifacts.InfraBlessing()]),
         "data_report": types.channel_utils.as_channel([DataReport()]),
         "evaluation": types.channel_utils.as_channel([standard_artifacts.ModelEvaluation()]),
         "examples": types.channel_utils.as_channel([standard_artifacts.Examples()]),

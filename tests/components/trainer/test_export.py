@@ -17,8 +17,10 @@ from components.trainer.network import build_network
 from schema import features as f
 from serving.contract import Contract
 from serving.versions import read_contract
+from serving.warmup import WARMUP_FILE
 from tests.components.trainer.conftest import example, make_case, small_config
 from tests.models import postprocess
+from tests.serving.test_warmup import requests as warmup_requests
 
 Make = Callable[[dict[str, Any]], str]
 
@@ -74,6 +76,11 @@ def test_all_signatures_agree_with_keras(
     for found in (served, full, direct):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    for request in warmup_requests(tmp_path / WARMUP_FILE):
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        (answer,) = model.signatures[request.model_spec.signature_name](**inputs).values()
+        assert len(answer) == len(next(iter(inputs.values())))
+        assert answer.dtype == tf.string or np.isfinite(answer).all()
 
 
 def test_describe_and_the_file_beside_it_say_the_same(transform_output: Make, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Proves that a model can be served before it goes into service."""
