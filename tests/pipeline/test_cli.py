@@ -332,8 +332,8 @@ def test_predict_then_evaluate(place: Path, capfd: pytest.CaptureFixture[str]) -
         assert re.match(rf"{case}: \d+\.\d ml in 1 component \(model version 5\)", line)
         assert all((place / "masks" / f"{case}{end}").is_file() for end in ("_mask.nii.gz", ".json", ".png"))
     assert ich("predict", "cohort/images", "-o", "masks", "--json").exit_code == 0
-    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert [(one["case"], one["status"], one["component_count"]) for one in printed] == [
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [(one["case"], one["status"], one["component_count"]) for one in lines] == [
         (case, "skipped", 1) for case in ("001", "002", "003")
     ]
 

@@ -71,9 +71,8 @@ def test_a_zip_and_a_multi_frame_file_give_the_same_mask(study: Path, model: Pat
     for path in (packed, whole):
         found = predict_scan(path, tmp_path / "out", model)
         assert found["components"] == wanted["components"]
-        np.testing.assert_array_equal(
-            *(np.asarray(load(Path(one["files"]["mask"])).dataobj) for one in (found, wanted))
-        )
+        masks = [np.asarray(load(Path(one["files"]["mask"])).dataobj) for one in (found, wanted)]
+        np.testing.assert_array_equal(masks[0], masks[1])
 
 
 def test_the_segmentation_points_at_its_slices(study: Path, model: Path, tmp_path: Path) -> None:
@@ -89,8 +88,8 @@ def test_the_segmentation_points_at_its_slices(study: Path, model: Path, tmp_pat
     assert found.FrameOfReferenceUID == "1.2.3.9"
     assert found.PatientName == SECRET  # it belongs to the patient
     (segment,) = (found.get_segment_description(number) for number in found.segment_numbers)
-    assert segment.algorithm_identification.name == "ich"
-    assert segment.algorithm_identification.version == "7"
+    algorithm = segment.algorithm_identification
+    assert algorithm is not None and (algorithm.name, algorithm.version) == ("ich", "7")
     assert segment.segmented_property_type.meaning == "Hemorrhage"
 
 

@@ -19,6 +19,7 @@ from components.imaging.dicom.read import read_series
 from components.imaging.dicom.series import find_series
 from components.imaging.geometry import Orientation
 from tests.command import ich
+from tests.imaging.scans import load
 from tests.models import export
 
 DATA = Path(os.environ.get("ICH_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -65,7 +66,7 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_masks_overlap_as_the_tilt_allows(predicted: Path) -> None:
     """Voxel by voxel the masks are one; in space they part by the tilt, which the NIfTI has lost."""
-    mine, theirs = (nib.load(predicted / f"{name}_mask.nii.gz") for name in ("rsna_dicom", "rsna_ich_volume"))
+    mine, theirs = (load(predicted / f"{name}_mask.nii.gz") for name in ("rsna_dicom", "rsna_ich_volume"))
     one, other = (np.asarray(image.dataobj) == 1 for image in (mine, theirs))
     assert one.sum() > 1000
     # Distances across slices differ by a hundredth, and with them what is larger than the smallest component.
@@ -81,7 +82,7 @@ def test_the_masks_overlap_as_the_tilt_allows(predicted: Path) -> None:
 
 
 def test_every_corner_lies_where_itk_puts_it(predicted: Path) -> None:
-    affine = nib.load(predicted / "rsna_dicom_mask.nii.gz").affine
+    affine = load(predicted / "rsna_dicom_mask.nii.gz").affine
     slices = [SimpleITK.ReadImage(str(path)) for path in (DATA / "rsna_dicom").glob("*.dcm")]
     slices.sort(key=lambda image: image.GetOrigin()[2])
     for k, image in enumerate(slices):
@@ -94,7 +95,7 @@ def test_every_corner_lies_where_itk_puts_it(predicted: Path) -> None:
 def test_the_slices_are_those_of_dcm2niix(predicted: Path, tmp_path: Path) -> None:
     """Its rows run the other way. It leaves the tilt out of the affine, so that only the first slice lies alike."""
     subprocess.run(["dcm2niix", "-o", tmp_path, "-f", "x", DATA / "rsna_dicom"], check=True, capture_output=True)
-    theirs, mine = nib.load(tmp_path / "x.nii"), nib.load(predicted / "rsna_dicom_mask.nii.gz")
+    theirs, mine = load(tmp_path / "x.nii"), load(predicted / "rsna_dicom_mask.nii.gz")
     scan = read_series(choose_series(find_series(DATA / "rsna_dicom").series)[0])
     np.testing.assert_array_equal(np.asarray(theirs.dataobj)[:, ::-1], scan.volume.data)
     for i, j in ((0, 0), (511, 0), (0, 511), (511, 511)):
@@ -107,7 +108,7 @@ def test_the_segmentation_points_at_files_whose_names_are_no_uids(predicted: Pat
         str(one.ReferencedSOPInstanceUID) for one in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     }
     assert referenced == {str(dcmread(path).SOPInstanceUID) for path in (DATA / "rsna_dicom").glob("*.dcm")}
-    mask = np.asarray(nib.load(predicted / "rsna_dicom_mask.nii.gz").dataobj)
+    mask = np.asarray(load(predicted / "rsna_dicom_mask.nii.gz").dataobj)
     assert found.pixel_array.sum() == mask.sum()
     report = json.loads((predicted / "rsna_dicom.json").read_text())
     assert "ID_" not in json.dumps(report)
