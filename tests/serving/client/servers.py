@@ -31,7 +31,7 @@ HTTP = {
 Compute = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - what the server means to say
     """What the server answers instead; `DROP` closes the connection without an answer."""
 
     def __init__(self, code: str, words: str = "the reason") -> None:
@@ -84,6 +84,7 @@ class Backend:
         asked: All requests so far.
         most: Largest number of requests that were in flight at a time.
         claims: Version that gRPC answers name; None for the true one.
+        connections: Made so far, by REST.
     """
 
     versions: dict[int, Version]
@@ -146,9 +147,7 @@ def serve_grpc(backend: Backend, port: int = 0, packed: bool = False) -> Iterato
             assert all(not tensor.int_val and not tensor.float_val for tensor in request.inputs.values())
             inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
             try:
-                name, values, number = backend.answer(
-                    spec.name, Asked(spec.signature_name, spec.version.value, inputs)
-                )
+                name, values, number = backend.answer(spec.name, Asked(spec.signature_name, spec.version.value, inputs))
             except Fault as fault:
                 if fault.code == DROP:
                     context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
@@ -164,7 +163,11 @@ def serve_grpc(backend: Backend, port: int = 0, packed: bool = False) -> Iterato
             return answer
 
     pool = ThreadPoolExecutor(16)
-    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+    unlimited = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.so_reuseport", 0),
+    ]
     server = grpc.server(pool, options=unlimited)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
     bound = server.add_insecure_port(f"localhost:{port}")
@@ -189,7 +192,7 @@ def serve_rest(backend: Backend, port: int = 0) -> Iterator[str]:
             super().setup()
             backend.connections += 1
 
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             if self.path != f"/v1/models/{backend.name}" or not backend.versions:
                 return self._send(404, {"error": f"Could not find any versions of model {self.path.split('/')[-1]}"})
             states = [
@@ -198,7 +201,7 @@ def serve_rest(backend: Backend, port: int = 0) -> Iterator[str]:
             ]
             return self._send(200, {"model_version_status": states})
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.headers["Content-Encoding"] == "gzip"
             tree = json.loads(gzip.decompress(raw))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from serving.client.flight import Gate, in_order
 def test_answers_are_in_the_order_of_the_jobs(order: list[int]) -> None:
     """Every job waits for the one before it in `order`."""
     ended = {job: threading.Event() for job in order}
-    before = {after: ended[first] for first, after in zip(order, order[1:], strict=False)}
+    before = {after: ended[first] for first, after in pairwise(order)}
 
     def do(job: int) -> int:
         assert job not in before or before[job].wait(10)
