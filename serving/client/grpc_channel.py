@@ -15,6 +15,7 @@ from serving.signatures import CONTRACT, DESCRIBE_SIGNATURE, PROBABILITY, QUERY,
 
 _FAILURES: dict[grpc.StatusCode, type[Failure]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,  # by a server that shuts down
     grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
     grpc.StatusCode.DEADLINE_EXCEEDED: Late,
     grpc.StatusCode.NOT_FOUND: Gone,

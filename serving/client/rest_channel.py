@@ -48,11 +48,12 @@ class RestChannel:
     def describe(self, version: str | None, deadline_s: float) -> tuple[Contract, str]:
         """The contract of a version, and that version."""
         until = time.monotonic() + deadline_s
-        chosen = version or self._newest(until)
-        outputs = self._predict(DESCRIBE_SIGNATURE, {QUERY: [""]}, chosen, until)
-        if not (isinstance(outputs, list) and outputs and isinstance(outputs[0], str)):
-            raise Refused(f"{DESCRIBE_SIGNATURE} answers without a contract")
-        return Contract.from_json(outputs[0]), chosen
+        if version is not None:
+            return self._described(version, until)
+        try:
+            return self._described(self._newest(until), until)
+        except Gone:  # since it was looked for: another one has come
+            return self._described(self._newest(until), until)
 
     def predict(self, inputs: Inputs, version: str, deadline_s: float) -> np.ndarray:
         """Probabilities of one request by that very version."""
@@ -61,12 +62,20 @@ class RestChannel:
             values = np.asarray(outputs)
         except ValueError:
             raise Refused("the answer is no array: its rows differ in length") from None
-        # JSON does not tell types of numbers apart; text and the like stay what they are.
-        return checked(values.astype(np.float32) if values.dtype.kind in "fi" else values, inputs)
+        if values.dtype.kind in "fi":  # JSON does not tell them apart; text and the like stay what they are
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32)
+        return checked(values, inputs)
 
     def close(self) -> None:
         """Ends the connections that are not in use."""
         self._session.close()
+
+    def _described(self, version: str, until: float) -> tuple[Contract, str]:
+        outputs = self._predict(DESCRIBE_SIGNATURE, {QUERY: [""]}, version, until)
+        if not (isinstance(outputs, list) and outputs and isinstance(outputs[0], str)):
+            raise Refused(f"{DESCRIBE_SIGNATURE} answers without a contract")
+        return Contract.from_json(outputs[0]), version
 
     def _newest(self, until: float) -> str:
         """The newest version in service: TF Serving's answers do not say which version gave them."""

@@ -140,7 +140,7 @@ def serve_grpc(backend: Backend, port: int = 0, packed: bool = False) -> Iterato
     tf = _tensorflow()
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
+    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802 - the API's name
             spec = request.model_spec
             # Values travel as bytes: a list of them would be slow.

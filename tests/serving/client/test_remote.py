@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from components.imaging.scan import Scan
 from serving.client import remote
 from serving.client.channel import Busy, Late, Unavailable
 from serving.client.remote import BEGINNINGS, RemoteModel
-from serving.outline import GridChanged, predict_volume
+from serving.contract import Contract
+from serving.outline import Answer, GridChanged, predict_volume
 from serving.predictor import Predictor
 from tests.cases import Sample, cuboid
 from tests.imaging.scans import save
@@ -139,9 +141,9 @@ def test_masks_and_probabilities_are_those_of_the_predictor(
     np.testing.assert_array_equal(found.mask, local.mask)
     np.testing.assert_array_equal(found.probabilities, local.probabilities)
     assert {**found.report, "seconds": 0} == {**local.report, "seconds": 0}
-    answers = [engine.answer(found.scan).probabilities for engine in (model, predictor)]
-    assert answers[0].dtype == np.float32
-    np.testing.assert_allclose(*answers, rtol=0, atol=0 if network.across else 1e-7)
+    there, here = model.answer(found.scan).probabilities, predictor.answer(found.scan).probabilities
+    assert there.dtype == np.float32
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-7)
     assert served.backend.count() == 2 * (1 if network.across else 3)
 
 
@@ -186,7 +188,12 @@ def test_answers_that_come_in_another_order_are_put_in_order(served: Served, sca
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_no_more_than_so_many_requests_are_in_flight(served: Served, scan: Scan, concurrency: int) -> None:
     together = threading.Barrier(concurrency)
-    served.backend.script = lambda asked: (asked.signature == PREDICT and together.wait(WAIT_S)) and None
+
+    def script(asked: Asked) -> None:
+        if asked.signature == PREDICT:
+            together.wait(WAIT_S)
+
+    served.backend.script = script
     served.model(batch=1, concurrency=concurrency).answer(scan)  # 9 slices: three times three
     assert served.backend.most == concurrency
 
@@ -322,7 +329,7 @@ def test_a_busy_server_gets_fewer_requests_at_a_time(served: Served, scan: Scan)
     free = threading.Semaphore(1)
     refused = threading.Event()
     model = served.model(batch=1, concurrency=4)
-    limits = []
+    limits: list[int] = []
 
     def script(asked: Asked) -> None:
         if asked.signature != PREDICT:
@@ -340,6 +347,31 @@ def test_a_busy_server_gets_fewer_requests_at_a_time(served: Served, scan: Scan)
     np.testing.assert_allclose(answer.probabilities, wanted(scan), rtol=0, atol=1e-7)
     assert refused.is_set()
     assert min(limits) < 4
+
+
+def test_a_server_that_starts_late(served: Served, scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went, and comes back on the same port after a connection has been refused."""
+    monkeypatch.setattr(remote, "LONGEST_PAUSE_S", 0.5)
+    port = int(served.url.rpartition(":")[2])
+    pin = served.model().contract, "5"
+    served.stack.close()
+    model = RemoteModel(served.url, pause_s=0.2, batch=2)
+    predict, refused = model._channel.predict, threading.Event()
+
+    def watched(*arguments: Any) -> np.ndarray:
+        try:
+            return predict(*arguments)
+        except Unavailable:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(model._channel, "predict", watched)
+    with ThreadPoolExecutor(1) as pool, model:
+        model_answer = pool.submit(_answer_with, model, pin, scan)
+        assert refused.wait(WAIT_S)
+        with SERVE[served.protocol](served.backend, port):
+            answer = model_answer.result(WAIT_S)
+    np.testing.assert_allclose(answer.probabilities, wanted(scan), rtol=0, atol=1e-7)
 
 
 # --- failures that stay
@@ -505,7 +537,7 @@ def test_two_threads_that_prepare_scans_do_not_mix_versions(served: Served, scan
     assert model.answer(scan).version == "5"
 
 
-def test_ctrl_c_ends_at_once(served: Served) -> None:
+def test_ctrl_c_ends_at_once(served: Served, tmp_path: Path) -> None:
     """A request is in flight that nobody will answer within its deadline of ten minutes."""
     began, release = threading.Event(), threading.Event()
 
@@ -516,10 +548,14 @@ def test_ctrl_c_ends_at_once(served: Served) -> None:
 
     served.backend.script = script
     program = (
-        "import sys; from tests.cases import Sample; from serving.client.remote import RemoteModel\n"
-        "with RemoteModel(sys.argv[1], deadline_s=600) as model: model.answer(Sample('s').scan())"
+        "import sys, pathlib; from components.imaging.nifti import read_volume\n"
+        "from serving.client.remote import RemoteModel; from serving.outline import predict_volume\n"
+        "path = pathlib.Path(sys.argv[2])\n"
+        "with RemoteModel(sys.argv[1], deadline_s=600) as model: predict_volume(model, read_volume(path), path)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, served.url], stderr=subprocess.PIPE, text=True)
+    path = Sample("s").save(tmp_path / "s.nii")
+    arguments = [sys.executable, "-c", program, served.url, str(path)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     try:
         assert began.wait(3 * WAIT_S)
         process.send_signal(signal.SIGINT)
@@ -539,6 +575,12 @@ def test_the_text_of_a_contract_survives_json(served: Served) -> None:
         6: Version(lambda inputs: inputs["hu"], json.dumps(json.loads(made.to_json()), indent=1))
     }
     assert served.model().contract == made
+
+
+def _answer_with(model: RemoteModel, pin: tuple[Contract, str], scan: Scan) -> Answer:
+    """The answer in a thread that was shown the contract before."""
+    model._mine.pin = pin
+    return model.answer(scan)
 
 
 def _raise(code: str, words: str = "the reason") -> None:
