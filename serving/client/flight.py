@@ -87,10 +87,10 @@ def in_order(jobs: Iterable[T], do: Callable[[T], R], threads: int) -> list[R]:
     begin. The threads do not keep the program from ending.
     """
     work = _Work(jobs, do)
-    for _ in range(threads):
-        threading.Thread(target=work.run, daemon=True, name="request").start()
     answers = {}
     try:
+        for _ in range(threads):
+            threading.Thread(target=work.run, daemon=True, name="request").start()
         while threads:
             match work.done.get():
                 case None:

@@ -21,6 +21,9 @@ _FAILURES: dict[grpc.StatusCode, type[Failure]] = {
     grpc.StatusCode.NOT_FOUND: Gone,
 }
 
+_TOO_LARGE = "larger than max"
+"""In the words of gRPC, whose code for a message that is too large is the one of a busy server."""
+
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -96,9 +99,11 @@ class GrpcChannel:
         try:
             return self._stub.Predict(request, timeout=deadline_s)
         except grpc.RpcError as error:
-            code = error.code()
+            code, words = error.code(), error.details() or ""
             kind = _FAILURES.get(code, Refused)
-            raise kind(error.details() if kind is not Refused else f"{code.name}: {error.details()}") from None
+            if kind is Busy and _TOO_LARGE in words:
+                kind = Refused
+            raise kind(words if kind is not Refused else f"{code.name}: {words}") from None
         except ValueError:
             raise Refused("the connection is closed") from None
 

@@ -123,12 +123,13 @@ class RemoteModel:
         """
         # What `contract` found is used once: by the next scan there may be a newer version.
         pin, self._mine.pin = self._mine.pin, None
+        changes, self._mine.changes = self._mine.changes, 0
         for beginning in range(BEGINNINGS):
             if beginning:
                 self._closed.wait(self._pause_s * beginning)
             contract, version = pin or self._look()
             pin = None
-            self._same_grid(scan, contract)
+            self._same_grid(scan, contract, changes)
             try:
                 parts = in_order(
                     requests(scan, contract, self._batch),
@@ -140,25 +141,23 @@ class RemoteModel:
                 continue
             except Failure as error:
                 raise self._final(error) from None
-            self._mine.changes = 0
             return Answer(np.concatenate(parts), contract, version)
         raise IchError(
             f"{self.place}: the version in service changed {BEGINNINGS} times while one scan was answered "
             f"(last: {reason}); try again when the server's models are settled"
         )
 
-    def _same_grid(self, scan: Scan, contract: Contract) -> None:
-        """Compares a scan's grid with that of the version that is to answer it."""
+    def _same_grid(self, scan: Scan, contract: Contract, changes: int) -> None:
+        """Compares a scan's grid with that of the version that is to answer it, after so many changes of the grid."""
         geometry = scan.geometry
         if (geometry.grid_size, geometry.grid_spacing_mm) == (contract.grid_size, contract.grid_spacing_mm):
             return
-        self._mine.changes += 1
-        if self._mine.changes >= BEGINNINGS:
-            self._mine.changes = 0
+        if changes + 1 >= BEGINNINGS:
             raise IchError(
                 f"{self.place}: the model's grid changed {BEGINNINGS} times while one scan was answered; "
                 "serve versions of one grid under this name, or try again when the server's models are settled"
             )
+        self._mine.changes = changes + 1
         raise GridChanged
 
     def _look(self) -> tuple[Contract, str]:

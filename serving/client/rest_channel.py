@@ -154,7 +154,7 @@ def _object(response: requests.Response, content: bytes) -> dict[str, Any]:
     """
     kind = _FAILURES.get(response.status_code, Refused)
     try:
-        tree = json.loads(content)  # with NaN, which TF Serving writes, and which is to be named when it is found
+        tree = _parsed(content)
         if not isinstance(tree, dict):
             raise ValueError
     except (ValueError, RecursionError):
@@ -164,6 +164,14 @@ def _object(response: requests.Response, content: bytes) -> dict[str, Any]:
     if response.status_code != requests.codes.ok:
         raise kind(f"HTTP {response.status_code}: {tree.get('error', '')}")
     return tree
+
+
+def _parsed(content: bytes) -> Any:
+    """JSON, also with NaN, which TF Serving writes and the faster library does not take."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return json.loads(content)
 
 
 def _reason(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,13 +127,16 @@ class Backend:
 
 
 @contextmanager
-def serve_grpc(backend: Backend, port: int = 0, packed: bool = False) -> Iterator[str]:
+def serve_grpc(
+    backend: Backend, port: int = 0, packed: bool = False, options: Sequence[tuple[str, int]] = ()
+) -> Iterator[str]:
     """The gRPC API on a free port; its URL.
 
     Args:
         backend: What answers.
         port: The port, 0 for a free one.
         packed: Answers hold bytes; TF Serving's hold lists.
+        options: Of gRPC, in place of unlimited messages.
     """
     from serving.predictor import _tensorflow
 
@@ -168,7 +171,7 @@ def serve_grpc(backend: Backend, port: int = 0, packed: bool = False) -> Iterato
         ("grpc.max_receive_message_length", -1),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.server(pool, options=unlimited)
+    server = grpc.server(pool, options=options or unlimited)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
     bound = server.add_insecure_port(f"localhost:{port}")
     server.start()
@@ -176,7 +179,7 @@ def serve_grpc(backend: Backend, port: int = 0, packed: bool = False) -> Iterato
         yield f"grpc://localhost:{bound}"
     finally:
         server.stop(0).wait()
-        pool.shutdown()
+        pool.shutdown(wait=False)
 
 
 @contextmanager

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
 
-from components.imaging.errors import UsageError
+from components.imaging.errors import IchError, UsageError
 from serving.client import remote
 from serving.client.grpc_channel import GrpcChannel
 from serving.client.remote import RemoteModel
 from serving.client.url import ServerUrl
+from tests.cases import Sample
 from tests.models import Arithmetic, contract
-from tests.serving.client.servers import Backend, serve_grpc, serving_http, version
+from tests.serving.client.servers import Asked, Backend, serve_grpc, serving_http, version
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,59 @@ def test_messages_may_be_large() -> None:
     with serve_grpc(Backend({5: version()}), packed=True) as url:
         found = GrpcChannel(ServerUrl.parse(url)).predict({"hu": hu}, "5", 30.0)
     np.testing.assert_array_equal(found, Arithmetic().numpy(hu))
+
+
+def test_a_message_that_is_too_large_for_the_server_is_not_sent_again() -> None:
+    """Its code is that of a busy server."""
+    backend = Backend({5: version()})
+    scan = Sample("s").scan()
+    with serve_grpc(backend, options=[("grpc.max_receive_message_length", 9000)]) as url:
+        with (
+            RemoteModel(url, batch=5) as model,
+            pytest.raises(IchError, match=r"RESOURCE_EXHAUSTED: .*larger than max"),
+        ):
+            model.answer(scan)
+        with RemoteModel(url, batch=1) as model:
+            assert model.answer(scan).version == "5"
+    assert backend.count() == 5
+
+
+def test_a_server_that_stops_while_a_request_is_in_flight() -> None:
+    began, release = threading.Event(), threading.Event()
+
+    def script(asked: Asked) -> None:
+        if asked.signature == "predict_slices":
+            began.set()
+            release.wait(20)
+
+    with ExitStack() as server, ThreadPoolExecutor(1) as pool:
+        url = server.enter_context(serve_grpc(Backend({5: version()}, script=script)))
+        with RemoteModel(url, pause_s=0.001) as model:
+            answer = pool.submit(model.answer, Sample("s").scan())
+            assert began.wait(20)
+            server.close()
+            with pytest.raises(IchError, match="the server went away"):
+                answer.result(20)
+            release.set()
+
+
+def test_closing_ends_what_other_threads_wait_for() -> None:
+    began, release = threading.Event(), threading.Event()
+
+    def script(asked: Asked) -> None:
+        if asked.signature == "predict_slices":
+            began.set()
+            release.wait(20)
+
+    with serve_grpc(Backend({5: version()}, script=script)) as url, ThreadPoolExecutor(1) as pool:
+        with RemoteModel(url, deadline_s=600) as model:
+            answer = pool.submit(model.answer, Sample("s").scan())
+            assert began.wait(20)
+        with pytest.raises(IchError):
+            answer.result(20)
+        with pytest.raises(IchError, match="the connection is closed"):
+            model.contract  # noqa: B018
+        release.set()
 
 
 def test_a_version_can_be_described() -> None:
@@ -57,7 +114,7 @@ def test_an_http_server(scheme: str) -> None:
     with (
         serving_http(Handler) as port,
         RemoteModel(f"{scheme}://localhost:{port}", pause_s=0.001, deadline_s=5.0) as model,
-        pytest.raises(UsageError, match="cannot be reached .*the port is the one of this protocol"),
+        pytest.raises(UsageError, match=r"cannot be reached .*the port is the one of this protocol"),
     ):
         model.contract  # noqa: B018
 
