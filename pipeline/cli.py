@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def predict(
     the checks refuse gets a reason instead of a mask, and the others go on; the exit code is 2 then.
     """
     from pipeline.console import captured, say
-    from pipeline.predict import Options, Result, failed, make_engine, predict_all
+    from pipeline.predict import Options, Result, failed, open_engine, predict_all
     from pipeline.progress import progress_bar
 
     options = Options(
@@ -164,8 +165,9 @@ def predict(
         keep_ids=keep_ids,
     )
     results: list[Result] = []
-    with captured(Path(os.devnull), verbose=verbose), progress_bar("scans") as advance:
-        for result in predict_all(inputs, out, lambda: make_engine(model, server), options, progress=advance):
+    with captured(Path(os.devnull), verbose=verbose), progress_bar("scans") as advance, ExitStack() as opened:
+        engine = lambda: opened.enter_context(open_engine(model, server))  # noqa: E731 - loaded once it is needed
+        for result in predict_all(inputs, out, engine, options, progress=advance):
             results.append(result)
             if as_json:
                 say(json.dumps({**result.report, "status": result.status, "files": result.files}))

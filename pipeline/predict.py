@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -253,8 +254,8 @@ def _known(files: dict[str, Path]) -> dict[str, Any] | None:
     return report if isinstance(report, dict) and report.get("status") == "done" else None
 
 
-def make_engine(model: Path, server: str | None) -> Engine:
-    """The model in this process, or on a server.
+def open_engine(model: Path, server: str | None) -> AbstractContextManager[Engine]:
+    """The model in this process, or on a server; to be entered.
 
     Args:
         model: A SavedModel, a folder of versions, or the output folder of a run.
@@ -269,7 +270,7 @@ def make_engine(model: Path, server: str | None) -> Engine:
         return RemoteModel(server)
     from serving.predictor import Predictor
 
-    return Predictor(model)
+    return nullcontext(Predictor(model))
 
 
 def _refuse_unwritable(out: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from components.imaging.errors import UsageError
-from pipeline.predict import Options, Result, failed, make_engine, predict_all
+from pipeline.predict import Options, Result, failed, predict_all
 from serving.inputs import case_name
 from serving.predictor import Predictor
 from tests.cases import Sample, cuboid
@@ -26,7 +26,7 @@ SAMPLE = Sample("s", [cuboid((1, 3), (22, 38), (36, 46)), cuboid((3, 4), (40, 44
 def predict(paths: Path | list[Path], out: Path, model: Path, **options: Any) -> list[Result]:
     """What `ich predict` does, without its command line."""
     listed = [paths] if isinstance(paths, Path) else paths
-    return list(predict_all(listed, out, lambda: make_engine(model, None), Options(**options)))
+    return list(predict_all(listed, out, lambda: Predictor(model), Options(**options)))
 
 
 def predict_scan(path: Path, out: Path, model: Path, **options: Any) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def test_one_bad_scan_never_stops_the_rest(model: Path, tmp_path: Path) -> None:
         predict_all(
             [folder],
             tmp_path / "out",
-            lambda: make_engine(model, None),
+            lambda: Predictor(model),
             progress=lambda *at: seen.append(at),
         )
     )
