@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from components.imaging.errors import IchError, UsageError
 from serving.predictor import find_model
 from serving.server.loaded import Loaded, load
-from serving.server.messages import get_model_status_pb2, prediction_log_pb2, tf
+from serving.server.messages import get_model_status_pb2, predict_pb2, prediction_log_pb2, tf
 from serving.server.predict import answer, compute
 from serving.server.refusal import Code, Refusal, invalid
 from serving.signatures import BATCH, SLICES_SIGNATURE
@@ -226,20 +226,23 @@ def warm_up(folder: Path, loaded: Loaded) -> None:
         UsageError: The file of requests cannot be read.
         Refusal: The version cannot compute them.
     """
-    path = folder / WARMUP_FILE
-    if not path.is_file():
-        signature = loaded.signature(SLICES_SIGNATURE)
+    asked = list(_requests(folder / WARMUP_FILE))
+    for request in asked:
+        answer(loaded, request, _UNLIMITED)
+    if not asked:
         zeros = {name: np.zeros_like(value) for name, value in slice_inputs(loaded.contract, BATCH).items()}
-        compute(signature, zeros)
+        compute(loaded.signature(SLICES_SIGNATURE), zeros)
+
+
+def _requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
+    if not path.is_file():
         return
     try:
         records = list(tf.data.TFRecordDataset(str(path)).take(MAX_RECORDS).as_numpy_iterator())
         logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
     except Exception as error:  # of TensorFlow's reader or of protobuf's
         raise UsageError(f"{WARMUP_FILE} cannot be read ({type(error).__name__}); push the model again") from None
-    for log in logs:
-        if log.HasField("predict_log"):
-            answer(loaded, log.predict_log.request, _UNLIMITED)
+    yield from (log.predict_log.request for log in logs if log.HasField("predict_log"))
 
 
 def _number(folder: Path) -> int:

@@ -53,7 +53,8 @@ def _spec(request: web.Request) -> model_pb2.ModelSpec:
         if len(text) > len(str(_MOST_VERSION)) or int(text) > _MOST_VERSION:
             raise invalid(f"the version is larger than {_MOST_VERSION}")
         spec.version.value = int(text)
-    spec.version_label = request.match_info.get("label", "")
+    elif "label" in request.match_info:
+        spec.version_label = request.match_info["label"]
     return spec
 
 
