@@ -179,6 +179,80 @@ def predict(
 
 
 @main.command()
+@click.option(
+    "-m",
+    "--model",
+    type=_FOLDER,
+    default=Path("output"),
+    show_default=True,
+    help="SavedModel, folder of versions (new ones are taken into service), or output folder of a run.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody is asked who he is.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: a free one.")
+@click.option("--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="0: a free one.")
+@click.option(
+    "--poll",
+    "poll_seconds",
+    type=click.FloatRange(min=0.01),
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks for new versions.",
+)
+@click.option(
+    "--keep-versions", type=click.IntRange(min=1), default=2, show_default=True, help="Versions that stay loaded."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Requests computed at a time."
+)
+@click.option("--queue", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--max-request-mib", type=click.IntRange(1, 2047), default=256, show_default=True, help="Largest request."
+)
+@click.option(
+    "--grace",
+    "grace_seconds",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that accepted requests have when the server is stopped.",
+)
+@click.option("--docker", is_flag=True, help="Run TensorFlow Serving itself, in its container.")
+@_reported
+def serve(docker: bool, **options: Any) -> None:
+    """Serve a pushed model over TF Serving's gRPC and REST interfaces, without TF Serving.
+
+    For development and small sites. SIGTERM or Ctrl-C ends it once the requests under way are answered.
+    """
+    from serving.server.options import Options
+
+    if docker:
+        from serving.server.docker import start
+
+        start(Options(**options))
+    from serving.server.main import serve as run_server
+
+    run_server(Options(**options), click.echo)
+
+
+@main.command()
+@click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for the files.")
+@click.option(
+    "--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of a run that pushed."
+)
+@click.option("--model-name", help="Which model, where several are in service there.")
+@_reported
+def manifests(out: Path, output: Path, model_name: str | None) -> None:
+    """Write what puts a pushed model on TensorFlow Serving: its configuration, Compose, Kubernetes and KServe.
+
+    The newest version gets the label canary, the one before it stable: write them again after each push.
+    """
+    from serving.manifests.render import model_folder, write_manifests
+
+    for path in write_manifests(model_folder(output, model_name), out):
+        click.echo(path)
+
+
+@main.command()
 @click.argument("predictions", type=_FOLDER)
 @click.argument("truth", type=_FOLDER)
 @click.option("--prediction-pattern", help="Where masks lie in PREDICTIONS, e.g. {case}_mask.nii.gz; else found.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from components.imaging.scan import Scan
 from serving.contract import Contract
 from serving.outline import Answer, Prediction, predict_volume
 from serving.signatures import PROBABILITY, SLICES_SIGNATURE, requests
+from serving.tensorflow_only import tensorflow_without_keras
 from serving.versions import read_contract, versions
 
 
@@ -64,7 +63,7 @@ class Predictor:
             self.contract: Contract = read_contract(self.path)
         except UsageError as error:
             raise UsageError(f"{self.path}: {error}") from None
-        tf = self._tf = _tensorflow()  # slow, and not needed to refuse a wrong folder
+        tf = self._tf = tensorflow_without_keras()  # slow, and not needed to refuse a wrong folder
         try:
             self._keep = tf.saved_model.load(str(self.path))
         except (OSError, ValueError) as error:
@@ -93,19 +92,3 @@ class Predictor:
             tensors = {name: self._tf.constant(value) for name, value in inputs.items()}
             parts.append(self._signature(**tensors)[PROBABILITY].numpy())
         return Answer(np.concatenate(parts), self.contract, self.path.resolve().name)
-
-
-def _tensorflow() -> Any:
-    """TensorFlow without Keras, which it would import for its own sake and which is half of the time.
-
-    An exported model does not need Keras. Where Keras is there already, as in training, nothing is special.
-    """
-    hidden = "keras" not in sys.modules and "tensorflow" not in sys.modules
-    if hidden:
-        sys.modules["keras"] = None  # type: ignore[assignment]
-    try:
-        import tensorflow as tf
-    finally:
-        if hidden:
-            del sys.modules["keras"]
-    return tf

@@ -10,8 +10,8 @@ import numpy as np
 from serving.client.channel import Busy, Failure, Gone, Inputs, Late, Refused, Unavailable, checked
 from serving.client.url import ServerUrl
 from serving.contract import Contract
-from serving.predictor import _tensorflow
 from serving.signatures import CONTRACT, DESCRIBE_SIGNATURE, PROBABILITY, QUERY, SLICES_SIGNATURE
+from serving.tensorflow_only import tensorflow_without_keras
 
 _FAILURES: dict[grpc.StatusCode, type[Failure]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -41,7 +41,7 @@ class GrpcChannel:
 
     def __init__(self, url: ServerUrl) -> None:
         """Prepares a connection, which is made with the first request."""
-        self._tf = _tensorflow()  # before the messages, which would import it with Keras
+        self._tf = tensorflow_without_keras()  # before the messages, which would import it with Keras
         from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
         self._url = url

@@ -1,0 +1,38 @@
+"""`ich serve`: what happens before and after the server runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from serving.predictor import find_model
+from serving.server.options import Options
+
+
+def serve(options: Options, say: Callable[[str], None]) -> None:
+    """Serves a model until SIGTERM or SIGINT.
+
+    Args:
+        options: How.
+        say: Shows a line to whoever started the server.
+
+    Raises:
+        UsageError: There is no model, or a port is taken.
+    """
+    find_model(options.model)  # a wrong folder is refused before TensorFlow is read
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    log = logging.getLogger("serving.server")
+    log.setLevel(logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    from serving.server.app import serve_until_signal
+
+    if not serve_until_signal(options, say):
+        # A request is still being computed, and the interpreter would wait for its thread.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
