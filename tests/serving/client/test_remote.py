@@ -225,6 +225,8 @@ def test_the_contract_and_the_answer_to_it_are_one_look(served: Served, scan: Sc
     assert model.answer(scan).version == "5"
     assert served.backend.count("describe") == 1
     assert {item.version for item in served.backend.asked if item.signature == PREDICT} == {5}
+    with pytest.raises(GridChanged):
+        model.answer(scan)  # by now the newest version has another grid
 
 
 @pytest.mark.parametrize("kept", [True, False])
