@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +229,10 @@ def serve(docker: bool, **options: Any) -> None:
         from serving.server.docker import start
 
         start(Options(**options))
+    from pipeline.console import captured
     from serving.server.main import serve as run_server
 
-    run_server(Options(**options), click.echo)
+    run_server(Options(**options), click.echo, partial(captured, Path(os.devnull)))
 
 
 @main.command()

@@ -81,8 +81,8 @@ async def _watch(models: Models, loader: ThreadPoolExecutor, seconds: float) -> 
         await asyncio.sleep(seconds)
         try:
             await asyncio.get_running_loop().run_in_executor(loader, models.scan)
-        except OSError as error:  # of a folder on a network, or one that changes while it is read
-            _LOG.warning("the folder of versions cannot be read (%s)", error.strerror)
+        except Exception as error:  # a folder on a network may be away for a while; the look-out must go on
+            _LOG.warning("the folder of versions cannot be read (%s)", type(error).__name__)
 
 
 def serve_until_signal(options: Options, say: Callable[[str], None]) -> bool:

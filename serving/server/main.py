@@ -6,17 +6,23 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from serving.predictor import find_model
 from serving.server.options import Options
 
 
-def serve(options: Options, say: Callable[[str], None]) -> None:
+def serve(
+    options: Options,
+    say: Callable[[str], None],
+    quietly: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
     """Serves a model until SIGTERM or SIGINT.
 
     Args:
         options: How.
         say: Shows a line to whoever started the server.
+        quietly: Hides what TensorFlow prints while it is read.
 
     Raises:
         UsageError: There is no model, or a port is taken.
@@ -29,7 +35,8 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.propagate = False
-    from serving.server.app import serve_until_signal
+    with quietly():
+        from serving.server.app import serve_until_signal
 
     if not serve_until_signal(options, say):
         # A request is still being computed, and the interpreter would wait for its thread.

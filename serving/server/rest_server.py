@@ -44,6 +44,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error(error.status, f"wrong method, wanted {allowed}", {"Allow": allowed})
     except web.HTTPNotFound as error:
         return _error(error.status, "no such path; wanted /v1/models/NAME, .../metadata or ...:predict")
+    except web.HTTPException as error:
+        return _error(error.status, error.reason)
 
 
 def _spec(request: web.Request) -> model_pb2.ModelSpec:
