@@ -97,7 +97,8 @@ class Loaded:
         name = name or EXAMPLES_SIGNATURE
         if name not in self.signatures:
             raise Refusal(
-                Code.NO_SIGNATURE, f"no signature of that name; wanted one of {', '.join(sorted(self.signatures))}"
+                Code.FAILED_PRECONDITION,
+                f"no signature of that name; wanted one of {', '.join(sorted(self.signatures))}",
             )
         return self.signatures[name]
 
