@@ -15,7 +15,7 @@ install: ## make the environment in .venv from requirements.lock (does nothing w
 demo: install ## generate a small cohort, run the whole pipeline on it, outline one scan with the model it pushed
 	$(BIN)/ich phantom demo/cohort --patients 40 --seed 1
 	$(BIN)/ich run --config pipeline/configs/demo.yaml --data demo/cohort --output demo/output
-	$(BIN)/ich predict "$$(ls -d demo/cohort/images/*.nii.gz | head -n 1)" -o demo/prediction --model demo/output/serving/ich
+	$(BIN)/ich predict "$$(ls -d demo/cohort/images/*.nii.gz | head -n 1)" -o demo/prediction --model demo/output/serving/ich --overwrite
 
 test: install ## run the tests that need no real data; ARGS="-k word -x" goes to pytest
 	$(BIN)/python -m pytest --ignore=tests/real_data $(ARGS)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from components.imaging.errors import UsageError
 from pipeline.predict import Options, Result, failed, predict_all
 from serving.inputs import case_name
 from serving.predictor import Predictor
 from tests.cases import Sample, cuboid
-from tests.imaging.scans import AXIS_CODES, load, rotated, save, stored_as, to_lps
+from tests.imaging.scans import AXIS_CODES, ellipse_head, load, lps_affine, rotated, save, stored_as, to_lps
 from tests.models import export
 
 # Off centre in every direction, so that a wrong flip or swap shows.
@@ -276,3 +277,41 @@ def test_an_output_that_cannot_be_written(model: Path, tmp_path: Path, monkeypat
         predict_scan(scan, tmp_path / "file" / "below", model)
     assert str(caught.value).startswith(f"{tmp_path / 'file' / 'below'}:")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "angles"),
+    [
+        ((60, 64, 64), (0.6, 3.0, 3.0), (0, 0, 0)),
+        ((4, 64, 64), (10.0, 3.0, 3.0), (5, 9, -14)),
+        ((6, 80, 56), (5.0, 2.5, 3.4), (-12, 3, 8)),
+        ((6, 50, 90), (4.0, 4.0, 2.1), (0, 0, 20)),
+        ((1, 64, 64), (5.0, 3.0, 3.0), (3, 0, 0)),
+    ],
+)
+def test_thin_and_thick_slices_oblong_matrices_and_oblique_heads(
+    model: Path, tmp_path: Path, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], angles: Any
+) -> None:
+    """There and back: the mask covers the blood that was put in, whichever way the file is stored."""
+    hu = ellipse_head(shape, spacing_mm)
+    slices = slice(shape[0] // 3, shape[0] // 3 + max(1, shape[0] // 4))
+    rows, columns = (
+        slice(size // 2 - round(24 / step), size // 2 + round(15 / step))
+        for size, step in zip(shape[1:], spacing_mm[1:], strict=True)
+    )
+    place = (slices, rows, columns)
+    hu[place] = 70
+    blood = np.zeros(shape, bool)
+    blood[place] = True
+    affine = rotated(lps_affine(spacing_mm), angles)
+    for codes in ("LPS", "RAS", "ASL"):
+        data, stored = stored_as(to_lps(hu).astype(np.int16), affine, codes)
+        path = save(tmp_path / f"{codes}.nii.gz", data, stored)
+        mask = load(Path(predict_scan(path, tmp_path / "out", model, force=True)["files"]["mask"]))
+        assert mask.shape == data.shape
+        np.testing.assert_array_equal(mask.affine, load(path).affine)
+        back, _ = stored_as(np.asarray(mask.dataobj), mask.affine, "LPS")
+        found = np.asarray(back).transpose(2, 1, 0) == 1
+        # At the skull's edge, bone and air average to the HU of blood: what counts lies about the blood.
+        near = ndimage.binary_dilation(blood, iterations=4)
+        assert 2 * (found & blood).sum() / ((found & near).sum() + blood.sum()) > 0.8
