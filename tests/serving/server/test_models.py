@@ -182,6 +182,13 @@ def test_removed_versions_are_unloaded_but_not_when_the_whole_folder_is_away(pus
         models.lease("ich", None)
 
 
+def test_versions_may_be_links_and_need_fit_into_64_bits(exported: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "ich").mkdir()
+    for name, version in (("plain", 4), ("low", 5), ("high", 1 << 63)):
+        (tmp_path / "ich" / str(version)).symlink_to(exported[name])
+    assert Models(tmp_path / "ich").numbers() == [4, 5]
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_only_the_latest_are_loaded(push: Push, keep: int) -> None:
     for version in (1, 9, 10):
