@@ -17,7 +17,7 @@ from serving.server.pool import Pool
 from serving.server.service import Service
 
 _LOG = logging.getLogger(__name__)
-_FLUSH_SECONDS = 5.0
+_FLUSH_SECONDS = 2.0
 """What the last answers have to reach their clients."""
 
 NOTE = "for development and small sites; use TF Serving in production"
