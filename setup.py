@@ -34,6 +34,9 @@ SERVING = [
     "aiohttp>=3.10,<4",
     "prometheus-client>=0.21,<1",
     "tenacity>=9,<10",
+    "requests>=2.32,<3",
+    "urllib3>=2,<3",
+    "orjson>=3.10,<4",
 ]
 INTERFACE = [
     "click>=8.1,<9",

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,8 @@ def run(
 
 
 @main.command()
-@click.argument("scan", type=_FOLDER)
-@click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for mask, JSON and picture.")
+@click.argument("inputs", type=_FOLDER, nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for masks, JSON and pictures.")
 @click.option(
     "-m",
     "--model",
@@ -119,26 +120,62 @@ def run(
     show_default=True,
     help="SavedModel, folder of versions, or output folder of a run; the newest version is taken.",
 )
+@click.option("--server", metavar="URL", help="Ask a model server instead: grpc://HOST[:8500] or http://HOST[:8501].")
+@click.option("--series", metavar="WHICH", help="DICOM series to take: #PLACE, number, UID or part of its description.")
+@click.option("--prob", "probability", is_flag=True, help="Also write the probabilities, on the scan's grid.")
+@click.option("--dicom-seg", is_flag=True, help="Also write a DICOM segmentation that points at the source slices.")
+@click.option("--overwrite", is_flag=True, help="Predict scans anew whose results are there already.")
+@click.option("--force", is_flag=True, help="Outline scans that the checks refuse, where they can be read at all.")
+@click.option("--keep-ids", is_flag=True, help="Write the DICOM study's identifiers into the JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TensorFlow prints.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print each result as one line of JSON.")
 @_reported
-def predict(scan: Path, out: Path, model: Path, verbose: bool, as_json: bool) -> None:
-    """Outline the blood in one NIfTI scan, on the scan's own grid."""
-    from pipeline.console import captured
-    from pipeline.predict import predict_scan
+def predict(
+    inputs: tuple[Path, ...],
+    out: Path,
+    model: Path,
+    server: str | None,
+    series: str | None,
+    probability: bool,
+    dicom_seg: bool,
+    overwrite: bool,
+    force: bool,
+    keep_ids: bool,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Outline the blood in head CT scans, each on its own grid.
 
-    with captured(Path(os.devnull), verbose=verbose):
-        result = predict_scan(scan, out, model)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    count = result["component_count"]
-    click.echo(
-        f"{result['case']}: {result['volume_ml']:.1f} ml in {count} component{'' if count == 1 else 's'} "
-        f"(model version {result['model_version']})"
+    INPUT is a NIfTI file, a DICOM file or zip, or a folder: with NIfTI files below it, of those; else of DICOM, each
+    study one scan. Of a study, the axial head CT without contrast agent is taken, and said which.
+
+    Results that are there already are kept, so the same command after a crash goes on where it stopped. A scan that
+    the checks refuse gets a reason instead of a mask, and the others go on; the exit code is 2 then.
+    """
+    from pipeline.console import captured, say
+    from pipeline.predict import Options, Result, failed, open_engine, predict_all
+    from pipeline.progress import progress_bar
+
+    options = Options(
+        probability=probability,
+        dicom_seg=dicom_seg,
+        series=series,
+        overwrite=overwrite,
+        force=force,
+        keep_ids=keep_ids,
     )
-    for file in result["files"].values():
-        click.echo(f"  {file}")
+    results: list[Result] = []
+    with captured(Path(os.devnull), verbose=verbose), progress_bar("scans") as advance, ExitStack() as opened:
+        engine = lambda: opened.enter_context(open_engine(model, server))  # noqa: E731 - loaded once it is needed
+        for result in predict_all(inputs, out, engine, options, progress=advance):
+            results.append(result)
+            if as_json:
+                say(json.dumps({**result.report, "status": result.status, "files": result.files}))
+                continue
+            if result.status != "refused" or result.of > 1:  # a single one's reason is the command's error
+                say(result.line())
+    if error := failed(results):
+        raise error
 
 
 @main.command()

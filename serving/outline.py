@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cc3d
 import numpy as np
 
 from components.imaging.errors import IchError
@@ -16,6 +15,7 @@ from components.imaging.nifti import Volume
 from components.imaging.postprocess import Postprocess, outline, quantise, skull_for
 from components.imaging.scan import Scan, prepare_scan
 from serving.contract import Contract
+from serving.measures import measures
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,14 @@ class Prediction:
         """The mask in the order of the scan's own file, bool of shape (i, j, k)."""
         return self.scan.orientation.to_stored(self.mask)
 
+    @property
+    def stored_probability(self) -> np.ndarray:
+        """255 times the probability, interpolated linearly, uint8 of the same shape; 0 beyond the model grid."""
+        geometry = self.scan.geometry
+        _, rows, columns = geometry.native_shape
+        native = np.rint(geometry.to_native(self.probabilities, slice(0, rows), slice(0, columns)))
+        return self.scan.orientation.to_stored(native.astype(np.uint8))
+
 
 def predict_volume(engine: Engine, volume: Volume, path: Path, *, head: Head | None = None) -> Prediction:
     """Outlines one scan.
@@ -120,7 +128,7 @@ def predict_volume(engine: Engine, volume: Volume, path: Path, *, head: Head | N
     report = {
         "model": answer.contract.model_name,
         "model_version": answer.version,
-        **_measures(mask, scan),
+        **measures(scan.orientation.to_stored(mask), scan.affine),
         "seconds": {
             "prepare": round(prepared - began, 3),
             "network": round(inferred - prepared, 3),
@@ -128,18 +136,3 @@ def predict_volume(engine: Engine, volume: Volume, path: Path, *, head: Head | N
         },
     }
     return Prediction(volume, scan, quantised, mask, report)
-
-
-def _measures(mask: np.ndarray, scan: Scan) -> dict[str, Any]:
-    """Total and per-component volume."""
-    labels, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    voxel_ml = scan.geometry.voxel_ml
-    return {
-        "volume_ml": round(float(mask.sum()) * voxel_ml, 3),
-        "component_count": int(count),
-        "component_volumes_ml": [round(float(size) * voxel_ml, 3) for size in sorted(sizes, reverse=True)],
-        "shape": [int(size) for size in mask.shape[::-1]],
-        "orientation": scan.orientation.codes,
-        "spacing_mm": [round(size, 5) for size in scan.geometry.spacing_mm[::-1]],
-    }

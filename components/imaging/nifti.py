@@ -197,7 +197,7 @@ def _scaled(path: Path, raw: np.ndarray, header: nib.nifti1.Nifti1Header) -> np.
 
 
 def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
-    """Writes a mask on the grid of a scan: same shape, affine and codes; unsigned 8-bit, no scaling.
+    """Writes a mask on the grid of a scan: same shape, affine and codes; signed 8-bit, no scaling.
 
     The file appears whole or not at all.
 
@@ -206,20 +206,35 @@ def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
         mask: bool of the shape of `like.data`.
         like: The scan.
     """
+    _write_like(path, mask.astype(np.int8), like, 1.0, b"intracranial hemorrhage mask")
+
+
+def write_probability(path: Path, steps: np.ndarray, like: Volume) -> None:
+    """Writes probabilities on the grid of a scan, as `write_mask` does: unsigned 8-bit, scaled by 1/255.
+
+    Args:
+        path: Target, `.nii` or `.nii.gz`.
+        steps: 255 times the probability, uint8 of the shape of `like.data`.
+        like: The scan.
+    """
+    _write_like(path, steps, like, 1 / 255, b"probability of hemorrhage")
+
+
+def _write_like(path: Path, data: np.ndarray, like: Volume, slope: float, description: bytes) -> None:
     header = like.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
+    header.set_data_dtype(data.dtype)
     header["cal_min"], header["cal_max"] = 0, 1
     for name in _FREE_TEXT:
         if name in header:
             header[name] = b""
-    header["descrip"] = b"intracranial hemorrhage mask"
+    header["descrip"] = description
     header.extensions.clear()
     header.set_data_offset(0)  # right behind the header, wherever the scan's own voxels begin
     kind = nib.Nifti2Image if isinstance(header, nib.nifti2.Nifti2Header) else nib.Nifti1Image
-    image = kind(mask.astype(np.uint8), None, header)  # no affine: the header keeps its own codes
-    data = image.to_bytes()
-    write_bytes(path, igzip.compress(data, 2, mtime=0) if path.suffix == ".gz" else data)
+    image = kind(data, None, header)  # no affine: the header keeps its own codes
+    image.header.set_slope_inter(slope, 0)  # behind the constructor, which unsets it
+    content = image.to_bytes()
+    write_bytes(path, igzip.compress(content, 2, mtime=0) if path.suffix == ".gz" else content)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

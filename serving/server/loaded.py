@@ -11,7 +11,7 @@ import numpy as np
 from components.imaging.errors import UsageError
 from serving.contract import Contract
 from serving.server.messages import meta_graph_pb2, saved_model_pb2, tf
-from serving.server.refusal import invalid
+from serving.server.refusal import Code, Refusal, invalid
 from serving.signatures import EXAMPLES_SIGNATURE
 from serving.versions import read_contract
 
@@ -96,7 +96,9 @@ class Loaded:
         """
         name = name or EXAMPLES_SIGNATURE
         if name not in self.signatures:
-            raise invalid(f"no signature of that name; wanted one of {', '.join(sorted(self.signatures))}")
+            raise Refusal(
+                Code.NO_SIGNATURE, f"no signature of that name; wanted one of {', '.join(sorted(self.signatures))}"
+            )
         return self.signatures[name]
 
 

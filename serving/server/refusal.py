@@ -12,6 +12,7 @@ class Code(Enum):
 
     OK = (grpc.StatusCode.OK, 200)
     INVALID_ARGUMENT = (grpc.StatusCode.INVALID_ARGUMENT, 400)
+    NO_SIGNATURE = (grpc.StatusCode.FAILED_PRECONDITION, 400)
     NOT_FOUND = (grpc.StatusCode.NOT_FOUND, 404)
     RESOURCE_EXHAUSTED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
     TOO_LARGE = (grpc.StatusCode.RESOURCE_EXHAUSTED, 413)

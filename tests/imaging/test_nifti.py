@@ -291,7 +291,7 @@ def test_mask_lies_where_the_scan_lies(
     image, reference = load(tmp_path / name), load(scan)
     np.testing.assert_array_equal(np.asarray(image.dataobj.get_unscaled()), mask)
     np.testing.assert_array_equal(image.get_fdata(), mask)
-    assert image.get_data_dtype() == np.uint8
+    assert image.get_data_dtype() == np.int8
     assert type(image) is type(reference)
     np.testing.assert_array_equal(image.affine, reference.affine)
     assert codes_of(image) == codes

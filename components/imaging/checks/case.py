@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,24 +60,9 @@ def check_case(image: Path, mask: Path | None, data: Mapping[str, Any]) -> CaseC
     volume, lesion, digest, head = None, None, "", None
     try:
         volume = _read(image, data, findings)
-        findings += geometry_findings(image, volume)
-        sample = thin_out(volume, image)
-        digest, head = sample.digest(), sample.head
-        count = sample.shape[0]
-        if count < data["min_slices"]:
-            wanted = f"wanted at least {data['min_slices']} (data.min_slices)"
-            findings.append(Finding.of("few-slices", f"{image}: {count} slices, {wanted}", count))
-        findings += intensity_findings(image, sample)
-        # One cause, one finding: what follows takes spacing and HU at their word.
-        plausible = all(finding.severity != "error" for finding in findings)
-        if plausible and not sample.head.found:
-            span = f"values from {sample.hu.min():g} to {sample.hu.max():g}"
-            findings.append(Finding.of("no-head", f"{image}: no head found; {span}"))
-            plausible = False
-        if plausible:
-            findings += anatomy_findings(image, sample)
-            findings += slice_findings(image, sample)
+        digest, head = _look(image, volume, data, findings)
         if mask is not None:
+            plausible = all(finding.severity != "error" for finding in findings)
             drawn = read_lesion(mask, _read(mask, data, findings), image, volume, data)
             findings += drawn.findings
             if plausible and all(finding.severity != "error" for finding in drawn.findings):
@@ -88,6 +73,47 @@ def check_case(image: Path, mask: Path | None, data: Mapping[str, Any]) -> CaseC
     except MemoryError:
         findings.append(Finding.of("too-large", f"{image}: does not fit into memory"))
     return CaseCheck(apply_policy(findings, data.get("checks") or {}), volume, lesion, digest, head)
+
+
+def check_volume(path: Path, volume: Volume, data: Mapping[str, Any], found: Iterable[Finding] = ()) -> CaseCheck:
+    """Checks a scan that was read from something else than a NIfTI file. Never raises for what lies in it.
+
+    Args:
+        path: Where it came from, for messages.
+        volume: The scan.
+        data: As for `check_case`.
+        found: What was found in reading it.
+    """
+    findings = list(found)
+    digest, head = "", None
+    try:
+        digest, head = _look(path, volume, data, findings)
+    except ScanError as error:
+        findings.append(Finding.from_error(error))
+    except MemoryError:
+        findings.append(Finding.of("too-large", f"{path}: does not fit into memory"))
+    return CaseCheck(apply_policy(findings, data.get("checks") or {}), volume, None, digest, head)
+
+
+def _look(image: Path, volume: Volume, data: Mapping[str, Any], findings: list[Finding]) -> tuple[str, Head]:
+    """Adds what the voxels and their geometry show; the digest, and the head."""
+    findings += geometry_findings(image, volume)
+    sample = thin_out(volume, image)
+    count = sample.shape[0]
+    if count < data["min_slices"]:
+        wanted = f"wanted at least {data['min_slices']} (data.min_slices)"
+        findings.append(Finding.of("few-slices", f"{image}: {count} slices, {wanted}", count))
+    findings += intensity_findings(image, sample)
+    # One cause, one finding: what follows takes spacing and HU at their word.
+    plausible = all(finding.severity != "error" for finding in findings)
+    if plausible and not sample.head.found:
+        span = f"values from {sample.hu.min():g} to {sample.hu.max():g}"
+        findings.append(Finding.of("no-head", f"{image}: no head found; {span}"))
+        plausible = False
+    if plausible:
+        findings += anatomy_findings(image, sample)
+        findings += slice_findings(image, sample)
+    return sample.digest(), sample.head
 
 
 def _read(path: Path, data: Mapping[str, Any], findings: list[Finding]) -> Volume:

@@ -25,6 +25,8 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _FIRST_ELEMENTS = {(8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x16), (8, 0x18), (2, 0), (2, 1), (2, 2), (2, 0x10)}
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 """CT Image Storage; `.1` and on are enhanced CT."""
+_FIRST_GROUP_AT = 144
+"""Bytes before what the length of the first group counts: preamble, magic, and that length itself."""
 _LOGGERS = ("pydicom", "openjpeg", "libjpeg", "pylibjpeg")
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 
@@ -143,7 +145,10 @@ def read_header(stream: BinaryIO, size: int, name: str) -> Header | None:
         if not dataset.get("Rows") or not dataset.get("Columns"):
             meta = getattr(dataset, "file_meta", Dataset())
             kind = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
-            if kind == _CT or kind.startswith(f"{_CT}."):
+            # Even a directory says what it is, and a file that ends within its first group is none to pass over.
+            first_group = int(meta.get("FileMetaInformationGroupLength") or 0)
+            cut = start[128:132] == b"DICM" and (not kind or size < _FIRST_GROUP_AT + first_group)
+            if cut or kind == _CT or kind.startswith(f"{_CT}."):
                 raise HeaderError("the file ends within its header; copy it anew")
             return None
         _check_length(dataset, rest)

@@ -174,7 +174,7 @@ def test_metrics_count_by_interface_signature_and_code(exported: dict[str, Path]
         assert client.metric(total % ("grpc", "OK", "predict_slices")) == 2
         assert client.metric(total % ("rest", "OK", "predict_slices")) == 1
         assert client.metric(total % ("grpc", "INVALID_ARGUMENT", "predict_slices")) == 1
-        assert client.metric(total % ("grpc", "INVALID_ARGUMENT", "")) == 1
+        assert client.metric(total % ("grpc", "FAILED_PRECONDITION", "")) == 1
         seconds = 'ich_server_request_seconds_count{api="grpc",signature="predict_slices"}'
         assert client.metric(seconds) == 3
         page = client.http("/monitoring/prometheus/metrics")

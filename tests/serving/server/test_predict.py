@@ -174,7 +174,7 @@ GRPC_MISTAKES: dict[str, tuple[predict_pb2.PredictRequest, Change, str, str]] = 
         "INVALID_ARGUMENT",
         "by number",
     ),
-    "unknown signature": (request({"hu": hu(1)}, "x"), lambda _: None, "INVALID_ARGUMENT", "predict_slices"),
+    "unknown signature": (request({"hu": hu(1)}, "x"), lambda _: None, "FAILED_PRECONDITION", "predict_slices"),
     "dtype": (
         request({"hu": hu(1).astype(np.float32)}),
         lambda _: None,
