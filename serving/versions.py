@@ -9,6 +9,9 @@ from serving.contract import Contract
 CONTRACT_FILE = "assets.extra/contract.json"
 """The contract as a file beside the SavedModel, so that it can be read without TensorFlow."""
 
+MOST_VERSION = (1 << 63) - 1
+"""TF Serving keeps versions as signed integers of 64 bits."""
+
 CARD_FILES = ("assets.extra/model_card.md", "assets.extra/model_card.json")
 """The model's card, to read and for machines; written when it is pushed."""
 
@@ -36,3 +39,9 @@ def read_contract(model: Path) -> Contract:
     """
     path = model / CONTRACT_FILE
     return Contract.from_json(path.read_bytes() if path.is_file() else b"")
+
+
+def version_number(model: Path) -> int:
+    """The version of a single SavedModel: what its folder's name says, 1 where that is no version."""
+    name = model.resolve().name
+    return int(name) if name.isdecimal() and int(name) <= MOST_VERSION else 1

@@ -17,7 +17,7 @@ from serving.server.pool import Pool
 from serving.server.service import Service
 
 _LOG = logging.getLogger(__name__)
-_FLUSH_SECONDS = 5.0
+_FLUSH_SECONDS = 2.0
 """What the last answers have to reach their clients."""
 
 NOTE = "for development and small sites; use TF Serving in production"
@@ -25,7 +25,7 @@ NOTE = "for development and small sites; use TF Serving in production"
 
 async def run(
     options: Options, say: Callable[[str], None], stop: asyncio.Event, started: Callable[[int, int], None]
-) -> bool:
+) -> None:
     """Serves until `stop` is set, then answers what was accepted.
 
     Args:
@@ -33,9 +33,6 @@ async def run(
         say: Shows a line to whoever started the server.
         stop: Ends it.
         started: Called with the ports of gRPC and REST once both answer.
-
-    Returns:
-        Whether all accepted requests were answered within the grace period.
 
     Raises:
         UsageError: There is no model, or a port is taken.
@@ -70,7 +67,6 @@ async def run(
         watching.cancel()
         await asyncio.gather(grpc.stop(_FLUSH_SECONDS if answered else None), rest.cleanup())
         _LOG.info("stopped")
-        return answered
     finally:
         pool.close()
         loader.shutdown(wait=False, cancel_futures=True)
@@ -85,13 +81,13 @@ async def _watch(models: Models, loader: ThreadPoolExecutor, seconds: float) -> 
             _LOG.warning("the folder of versions cannot be read (%s)", type(error).__name__)
 
 
-def serve_until_signal(options: Options, say: Callable[[str], None]) -> bool:
-    """Serves until SIGTERM or SIGINT; returns as `run` does."""
+def serve_until_signal(options: Options, say: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; raises as `run` does."""
 
-    async def main() -> bool:
+    async def main() -> None:
         stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        return await run(options, say, stop, lambda grpc, rest: None)
+        await run(options, say, stop, lambda grpc, rest: None)
 
-    return asyncio.run(main())
+    asyncio.run(main())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 from components.imaging.errors import UsageError
 from serving.manifests.render import IMAGE
 from serving.predictor import find_model
 from serving.server.options import Options
-from serving.versions import read_contract
+from serving.versions import read_contract, version_number
 
 
 def command(options: Options) -> list[str]:
@@ -23,8 +22,8 @@ def command(options: Options) -> list[str]:
     name = read_contract(newest).model_name
     # TF Serving wants a folder of versions; a single SavedModel becomes one.
     single = newest == options.model
-    folder = newest.resolve() if single else newest.resolve().parent
-    inside = f"/models/{name}/{_number(folder)}" if single else f"/models/{name}"
+    folder = newest.resolve() if single else newest.absolute().parent
+    inside = f"/models/{name}/{version_number(folder)}" if single else f"/models/{name}"
     host = f"[{options.host}]" if ":" in options.host else options.host
     return [
         "docker",
@@ -38,10 +37,6 @@ def command(options: Options) -> list[str]:
         f"--file_system_poll_wait_seconds={max(1, round(options.poll_seconds))}",
         "--enable_model_warmup=true",
     ]
-
-
-def _number(folder: Path) -> int:
-    return int(folder.name) if folder.name.isdecimal() else 1
 
 
 def start(options: Options) -> None:

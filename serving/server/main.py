@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
 
 from serving.predictor import find_model
 from serving.server.options import Options
@@ -16,8 +17,8 @@ def serve(
     options: Options,
     say: Callable[[str], None],
     quietly: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> None:
-    """Serves a model until SIGTERM or SIGINT.
+) -> NoReturn:
+    """Serves a model until SIGTERM or SIGINT, and ends the process with exit code 0 then.
 
     Args:
         options: How.
@@ -38,8 +39,8 @@ def serve(
     with quietly():
         from serving.server.app import serve_until_signal
 
-    if not serve_until_signal(options, say):
-        # A request is still being computed, and the interpreter would wait for its thread.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    serve_until_signal(options, say)
+    # The interpreter would wait for a request that nobody waits for, and TensorFlow takes seconds to be taken down.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

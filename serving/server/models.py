@@ -17,7 +17,7 @@ from serving.server.messages import get_model_status_pb2, predict_pb2, predictio
 from serving.server.predict import answer, compute
 from serving.server.refusal import Code, Refusal, invalid
 from serving.signatures import BATCH, SLICES_SIGNATURE
-from serving.versions import versions
+from serving.versions import MOST_VERSION, version_number, versions
 from serving.warmup import MAX_RECORDS, WARMUP_FILE, slice_inputs
 
 State = get_model_status_pb2.ModelVersionStatus.State
@@ -66,7 +66,7 @@ class Models:
         """
         newest = find_model(folder)
         # A single SavedModel has no versions beside it to wait for.
-        self.root = newest.resolve().parent if newest != folder else None
+        self.root = newest.absolute().parent if newest != folder else None
         self._single = newest
         self._keep = keep_versions
         self._failed = failed
@@ -151,10 +151,10 @@ class Models:
     def scan(self) -> None:
         """Looks at the folder: loads what is new, then lets go of what is old or gone. One call at a time."""
         if self.root is None:
-            found = {_number(self._single): self._single}
+            found = {version_number(self._single): self._single}
         elif self.root.is_dir():
             self._missing = False
-            found = {_number(path): path for path in versions(self.root)}
+            found = {int(path.name): path for path in versions(self.root) if int(path.name) <= MOST_VERSION}
         else:
             if not self._missing:
                 _LOG.warning("the folder of versions cannot be read; what is loaded goes on")
@@ -243,12 +243,6 @@ def _requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
     except Exception as error:  # of TensorFlow's reader or of protobuf's
         raise UsageError(f"{WARMUP_FILE} cannot be read ({type(error).__name__}); push the model again") from None
     yield from (log.predict_log.request for log in logs if log.HasField("predict_log"))
-
-
-def _number(folder: Path) -> int:
-    """The version that a folder's name says; 1 for a SavedModel of another name."""
-    name = folder.resolve().name
-    return int(name) if name.isdecimal() else 1
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -18,6 +18,7 @@ from serving.server.predict import compute
 from serving.server.refusal import Code, Refusal, invalid
 from serving.server.service import Service
 from serving.server.status import SIGNATURES, model_metadata, model_status
+from serving.versions import MOST_VERSION
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 API = "rest"
@@ -25,7 +26,6 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 READY_PATH = "/ready"
 _MODEL = "/v1/models/{name:[^/:]+}"
 _WHICH = ("", r"/versions/{version:\d+}", "/labels/{label:[^/:]+}")
-_MOST_VERSION = (1 << 63) - 1
 
 
 def _error(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
@@ -52,8 +52,8 @@ def _spec(request: web.Request) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=request.match_info["name"])
     if "version" in request.match_info:
         text = request.match_info["version"].lstrip("0") or "0"
-        if len(text) > len(str(_MOST_VERSION)) or int(text) > _MOST_VERSION:
-            raise invalid(f"the version is larger than {_MOST_VERSION}")
+        if len(text) > len(str(MOST_VERSION)) or int(text) > MOST_VERSION:
+            raise invalid(f"the version is larger than {MOST_VERSION}")
         spec.version.value = int(text)
     elif "label" in request.match_info:
         spec.version_label = request.match_info["label"]

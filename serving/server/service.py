@@ -89,7 +89,7 @@ class Service:
             _LOG.error("a request failed: %s\n%s", type(error).__name__, frames)
             raise Refusal(code, "the server failed; its log says where") from None
         finally:
-            self.metrics.done(api, call.signature, code.name, time.monotonic() - began)
+            self.metrics.done(api, call.signature, code.status.name, time.monotonic() - began)
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()

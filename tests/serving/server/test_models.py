@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 
 from components.imaging.errors import UsageError
+from serving.server import models as models_module
+from serving.server.loaded import Loaded
 from serving.server.messages import get_model_metadata_pb2, get_model_status_pb2, predict_pb2, tf
-from serving.server.models import Models, State
+from serving.server.models import Models, State, warm_up
 from serving.server.predict import answer
 from serving.server.refusal import Code, Refusal
 from serving.warmup import WARMUP_FILE
 from tests.models import contract, unloadable, write_contract
 from tests.serving.server.conftest import NETWORKS
-from tests.serving.server.running import Client, eventually, hu, request, running
+from tests.serving.server.running import PATIENCE, Client, eventually, hu, request, running
 
 Push = Callable[[str, int], Path]
 MOST = 1 << 30
@@ -93,6 +95,26 @@ def test_a_version_that_was_asked_for_by_number_answers_on(push: Push) -> None:
         assert states(client, 1) == {1: "AVAILABLE"}
         loaded = 'ich_server_version_loaded{model="ich",version="%d"}'
         assert [client.metric(loaded % version) for version in (1, 2, 3)] == [1, 1, 0]
+
+
+def test_a_version_answers_only_once_it_is_warm(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = push("plain", 1).parent
+    with running(folder) as client:
+        warm = threading.Event()
+
+        def held(path: Path, loaded: Loaded) -> None:
+            assert warm.wait(PATIENCE)
+            warm_up(path, loaded)
+
+        monkeypatch.setattr(models_module, "warm_up", held)
+        push("low", 2)
+        try:
+            eventually(lambda: states(client).get(2) == "LOADING")
+            assert client.predict(request({"hu": hu(1)})).model_spec.version.value == 1
+            assert client.http("/v1/models/ich/versions/2/metadata").status == 404
+        finally:
+            warm.set()
+        eventually(lambda: client.predict(request({"hu": hu(1)})).model_spec.version.value == 2)
 
 
 def test_a_broken_version_is_refused_and_the_old_one_goes_on(
@@ -180,6 +202,13 @@ def test_removed_versions_are_unloaded_but_not_when_the_whole_folder_is_away(pus
     assert models.numbers() == []
     with pytest.raises(Refusal, match="no version of model ich answers"):
         models.lease("ich", None)
+
+
+def test_versions_may_be_links_and_need_fit_into_64_bits(exported: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "ich").mkdir()
+    for name, version in (("plain", 4), ("low", 5), ("high", 1 << 63)):
+        (tmp_path / "ich" / str(version)).symlink_to(exported[name])
+    assert Models(tmp_path / "ich").numbers() == [4, 5]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
