@@ -8,10 +8,16 @@ import grpc
 import numpy as np
 
 from serving.client.channel import Busy, Failure, Gone, Inputs, Late, Refused, Unavailable, checked
+from serving.client.protos import (
+    PredictionServiceStub,
+    PredictRequest,
+    TensorProto,
+    TensorShapeProto,
+    types_pb2,
+)
 from serving.client.url import ServerUrl
 from serving.contract import Contract
 from serving.signatures import CONTRACT, DESCRIBE_SIGNATURE, PROBABILITY, QUERY, SLICES_SIGNATURE
-from serving.tensorflow_only import tensorflow_without_keras
 
 _FAILURES: dict[grpc.StatusCode, type[Failure]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -41,21 +47,17 @@ class GrpcChannel:
 
     def __init__(self, url: ServerUrl) -> None:
         """Prepares a connection, which is made with the first request."""
-        self._tf = tensorflow_without_keras()  # before the messages, which would import it with Keras
-        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
         self._url = url
-        self._request = predict_pb2.PredictRequest
         self._channel = (
             grpc.secure_channel(url.address, grpc.ssl_channel_credentials(), _OPTIONS)
             if url.encrypted
             else grpc.insecure_channel(url.address, _OPTIONS)
         )
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._stub = PredictionServiceStub(self._channel)
 
     def describe(self, version: str | None, deadline_s: float) -> tuple[Contract, str]:
         """The contract of a version, and that version."""
-        query = self._tf.make_tensor_proto([""], dtype=self._tf.string)
+        query = _tensor(types_pb2.DT_STRING, (1,), string_val=[b""])
         answer = self._call(DESCRIBE_SIGNATURE, {QUERY: query}, version, deadline_s)
         texts = answer.outputs[CONTRACT].string_val if CONTRACT in answer.outputs else []
         if not texts:
@@ -66,7 +68,7 @@ class GrpcChannel:
 
     def predict(self, inputs: Inputs, version: str, deadline_s: float) -> np.ndarray:
         """Probabilities of one request by that very version."""
-        tensors = {name: self._tensor(values) for name, values in inputs.items()}
+        tensors = {name: _packed(values) for name, values in inputs.items()}
         answer = self._call(SLICES_SIGNATURE, tensors, version, deadline_s)
         by = str(answer.model_spec.version.value)
         if by != version:
@@ -79,19 +81,8 @@ class GrpcChannel:
         """Ends the connection, and every request that still waits."""
         self._channel.close()
 
-    def _tensor(self, values: np.ndarray) -> Any:
-        """A tensor whose values are one string of bytes; TensorFlow's own function makes a list of a single value."""
-        from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
-
-        dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in values.shape]
-        return tensor_pb2.TensorProto(
-            dtype=self._tf.as_dtype(values.dtype).as_datatype_enum,
-            tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims),
-            tensor_content=np.ascontiguousarray(values).tobytes(),
-        )
-
     def _call(self, signature: str, inputs: dict[str, Any], version: str | None, deadline_s: float) -> Any:
-        request = self._request(inputs=inputs)
+        request = PredictRequest(inputs=inputs)
         request.model_spec.name = self._url.model
         request.model_spec.signature_name = signature
         if version is not None:
@@ -108,10 +99,19 @@ class GrpcChannel:
             raise Refused("the connection is closed") from None
 
 
+def _packed(values: np.ndarray) -> Any:
+    """An int16 or float32 array, its values as one string of bytes."""
+    kind = {"i2": types_pb2.DT_INT16, "f4": types_pb2.DT_FLOAT}[values.dtype.str[1:]]
+    return _tensor(kind, values.shape, tensor_content=np.ascontiguousarray(values).tobytes())
+
+
+def _tensor(kind: int, shape: tuple[int, ...], **values: Any) -> Any:
+    dims = [TensorShapeProto.Dim(size=size) for size in shape]
+    return TensorProto(dtype=kind, tensor_shape=TensorShapeProto(dim=dims), **values)
+
+
 def _values(tensor: Any) -> np.ndarray:
     """The values of a float32 tensor."""
-    from tensorflow.core.framework import types_pb2
-
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if tensor.dtype != types_pb2.DT_FLOAT:
         names = types_pb2.DataType.DESCRIPTOR.values_by_number

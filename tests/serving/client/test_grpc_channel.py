@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -121,10 +123,11 @@ def test_an_http_server(scheme: str) -> None:
 
 def test_an_answer_that_is_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fewer values than its shape has, which TensorFlow itself would fill up."""
+    import tensorflow as tf
+
     from serving.client import grpc_channel
     from serving.client.channel import Refused
 
-    tf = pytest.importorskip("tensorflow")
     tensor = tf.make_tensor_proto(np.zeros((2, 3), np.float32))
     assert grpc_channel._values(tensor).shape == (2, 3)
     tensor.tensor_content = tensor.tensor_content[:-4]
@@ -136,3 +139,16 @@ def test_an_answer_that_is_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor.dtype = 0
     with pytest.raises(Refused, match="DT_INVALID"):
         grpc_channel._values(tensor)
+
+
+def test_tensorflow_itself_is_not_imported_and_can_be_afterwards() -> None:
+    program = (
+        "import sys\nfrom serving.client.remote import RemoteModel\nRemoteModel('grpc://localhost')\n"
+        "assert 'tensorflow' not in sys.modules and 'numpy' in sys.modules\n"
+        "import tensorflow as tf\n"
+        "from serving.client.protos import TensorProto\n"
+        "assert tf.make_tensor_proto([1.0]).__class__ is TensorProto\n"
+        "assert tf.constant([1, 2]).numpy().sum() == 3"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
