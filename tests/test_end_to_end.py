@@ -144,7 +144,7 @@ def test_predict_keeps_the_scans_grid(first: tuple[Path, Any, dict[str, Any]], c
     process = ich("predict", scan, "-o", tmp_path, "-m", output, "--json")
     report = json.loads(process.stdout)
     image, mask = nib.Nifti1Image.from_filename(scan), nib.Nifti1Image.from_filename(tmp_path / "001_mask.nii.gz")
-    assert mask.shape == image.shape and mask.get_data_dtype() == np.uint8
+    assert mask.shape == image.shape and mask.get_data_dtype() == np.int8
     assert np.array_equal(mask.affine, image.affine)
     assert [int(mask.header[key]) for key in ("sform_code", "qform_code")] == [
         int(image.header[key]) for key in ("sform_code", "qform_code")

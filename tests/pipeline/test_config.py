@@ -328,6 +328,7 @@ CHANGES = {
     "inference": "inference.mirror=true",
     "postprocess": "postprocess.threshold=0.4",
     "gate": "gate.min_mean_dice=0.6",
+    "servability": "servability.max_load_seconds=7",
     "validation": "validation.skew=hold",
     "beam": "beam.args=[--a]",
     "output": "output.model_name=other",

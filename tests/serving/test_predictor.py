@@ -61,7 +61,7 @@ def test_the_mask_and_its_measures_by_hand(model: Path, scan: Path) -> None:
     report = prediction.report
     assert report["component_count"] == 2
     sizes = [int(prediction.mask[1:3].sum()), int(prediction.mask[4].sum())]
-    assert report["component_volumes_ml"] == [round(size * VOXEL_ML, 3) for size in sizes]
+    assert [one["volume_ml"] for one in report["components"]] == [round(size * VOXEL_ML, 3) for size in sizes]
     assert report["volume_ml"] == round(sum(sizes) * VOXEL_ML, 3)
     assert report["volume_ml"] == pytest.approx((2 * 144 + 24) * VOXEL_ML, rel=0.25)
     assert report["shape"] == [64, 64, 5]
@@ -84,7 +84,7 @@ def test_nothing_and_everything(tmp_path: Path, scan: Path, constant: float, cou
     report = prediction.report
     assert report["component_count"] == count
     assert report["volume_ml"] == round(count * 64 * 64 * 5 * VOXEL_ML, 3)
-    assert report["component_volumes_ml"] == [report["volume_ml"]] * count
+    assert [one["volume_ml"] for one in report["components"]] == [report["volume_ml"]] * count
 
 
 def test_post_processing_comes_from_the_contract(tmp_path: Path, scan: Path) -> None:
