@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Result
+from components.imaging.nifti import Volume, read_volume
 
 CLIENTS = 8
 MEMORY_GROWTH = 1.2
@@ -55,7 +56,6 @@ def measure(scan: Path, model: Path, work: Path, scans: int) -> Iterator[Result]
         work: A folder to write to.
         scans: Scans to ask for under load.
     """
-    from components.imaging.nifti import read_volume
     from serving.client.remote import RemoteModel
     from serving.outline import predict_volume
     from serving.predictor import Predictor
@@ -86,19 +86,9 @@ def measure(scan: Path, model: Path, work: Path, scans: int) -> Iterator[Result]
             f"{(rates[1] + rates[3]) / 2:.2f} against {(rates[0] + rates[2]) / 2:.2f} scans a second, one client",
         )  # fmt: skip
 
-        tally = Tally()
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(scans):
-            waiting.put(number)
-        server = psutil.Process(process.pid)
-        clients = [
-            threading.Thread(target=_client, args=(url, volume, scan, wanted, waiting, tally, server))
-            for _ in range(CLIENTS)
-        ]
-        victim = _victim(url, scan, work)
+        victim = _victim(url, scan)
         began = time.perf_counter()
-        for client in clients:
-            client.start()
+        tally, waiting, clients = _ask(scans, url, volume, scan, wanted, process)
         for version, share_done in (("2", 1 / 3), ("3", 2 / 3)):
             while scans - waiting.qsize() < scans * share_done and any(client.is_alive() for client in clients):
                 time.sleep(0.05)
@@ -134,29 +124,24 @@ def _versions(model: Path, folder: Path) -> None:
     import tensorflow as tf
 
     from serving.contract import Contract
-    from serving.signatures import DESCRIBE_SIGNATURE, QUERY
+    from serving.signatures import CONTRACT, DESCRIBE_SIGNATURE, QUERY
     from serving.versions import CONTRACT_FILE
 
     loaded = tf.saved_model.load(str(model))
     for number, threshold in enumerate((0.3, 0.5, 0.7), start=1):
         target = folder / str(number)
-        shutil.copytree(model, target)
         tree = json.loads((model / CONTRACT_FILE).read_bytes())
         tree["postprocess"] = {**tree["postprocess"], "threshold": threshold, "core_threshold": threshold}
         text = Contract.from_json(json.dumps(tree)).to_json()
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=QUERY)])
         def describe(query: tf.Tensor, text: str = text) -> dict[str, tf.Tensor]:
-            return {"contract": tf.fill(tf.shape(query), text)}
+            return {CONTRACT: tf.fill(tf.shape(query), text)}
 
         signatures = {**dict(loaded.signatures), DESCRIBE_SIGNATURE: describe}
-        extra = target / "assets.extra"
-        kept = {path.name: path.read_bytes() for path in extra.iterdir() if path.is_file()}
-        shutil.rmtree(target)
         tf.saved_model.save(loaded, str(target), signatures=signatures)
-        extra.mkdir(exist_ok=True)
-        for name, content in {**kept, Path(CONTRACT_FILE).name: text.encode()}.items():
-            (extra / name).write_bytes(content)
+        shutil.copytree(model / "assets.extra", target / "assets.extra")
+        (target / CONTRACT_FILE).write_text(text)
 
 
 def _push(version: Path, served: Path) -> None:
@@ -178,9 +163,24 @@ def _start(served: Path) -> tuple[subprocess.Popen[str], str]:
     raise RuntimeError(f"the server ended at once, exit code {process.wait()}")
 
 
+def _ask(
+    scans: int, url: str, volume: Volume, scan: Path, wanted: dict[str, np.ndarray], process: subprocess.Popen[str]
+) -> tuple[Tally, queue.SimpleQueue[int], list[threading.Thread]]:
+    """Starts clients that ask for so many scans in all; their tally, the scans that wait, and the clients."""
+    tally, server = Tally(), psutil.Process(process.pid)
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(scans):
+        waiting.put(number)
+    ask = (url, volume, scan, wanted, waiting, tally, server)
+    clients = [threading.Thread(target=_client, args=ask) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    return tally, waiting, clients
+
+
 def _client(
     url: str,
-    volume: object,
+    volume: Volume,
     scan: Path,
     wanted: dict[str, np.ndarray],
     waiting: queue.SimpleQueue[int],
@@ -198,7 +198,7 @@ def _client(
             except queue.Empty:
                 return
             try:
-                prediction = predict_volume(remote, volume, scan)  # type: ignore[arg-type]  # a Volume
+                prediction = predict_volume(remote, volume, scan)
                 right = np.array_equal(prediction.mask, wanted[prediction.report["model_version"]])
             except IchError as error:
                 with tally.lock:
@@ -212,7 +212,7 @@ def _client(
                     tally.wrong += 1
 
 
-def _victim(url: str, scan: Path, work: Path) -> subprocess.Popen[bytes]:
+def _victim(url: str, scan: Path) -> subprocess.Popen[bytes]:
     """A client in a process of its own, to be killed in the middle of its requests."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom components.imaging.nifti import read_volume\n"
@@ -224,20 +224,10 @@ def _victim(url: str, scan: Path, work: Path) -> subprocess.Popen[bytes]:
 
 
 def _stopped_under_load(
-    process: subprocess.Popen[str], url: str, volume: object, scan: Path, wanted: dict[str, np.ndarray]
+    process: subprocess.Popen[str], url: str, volume: Volume, scan: Path, wanted: dict[str, np.ndarray]
 ) -> Result:
     """SIGTERM while clients ask: each scan is right or told that the server is away, and the exit code is 0."""
-    tally = Tally()
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(CLIENTS * 3):
-        waiting.put(number)
-    server = psutil.Process(process.pid)
-    clients = [
-        threading.Thread(target=_client, args=(url, volume, scan, wanted, waiting, tally, server))
-        for _ in range(CLIENTS)
-    ]
-    for client in clients:
-        client.start()
+    tally, _, clients = _ask(CLIENTS * 3, url, volume, scan, wanted, process)
     while not tally.right:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -19,6 +19,10 @@ from pipeline import __version__
 _FOLDER = click.Path(path_type=Path)
 
 
+def _model_option(help: str) -> Callable[[Any], Any]:
+    return click.option("-m", "--model", type=_FOLDER, default=Path("output"), show_default=True, help=help)
+
+
 def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turns an expected failure into one block on standard error and its exit code."""
 
@@ -112,14 +116,7 @@ def run(
 @main.command()
 @click.argument("inputs", type=_FOLDER, nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for masks, JSON and pictures.")
-@click.option(
-    "-m",
-    "--model",
-    type=_FOLDER,
-    default=Path("output"),
-    show_default=True,
-    help="SavedModel, folder of versions, or output folder of a run; the newest version is taken.",
-)
+@_model_option("SavedModel, folder of versions, or output folder of a run; the newest version is taken.")
 @click.option("--server", metavar="URL", help="Ask a model server instead: grpc://HOST[:8500] or http://HOST[:8501].")
 @click.option("--series", metavar="WHICH", help="DICOM series to take: #PLACE, number, UID or part of its description.")
 @click.option("--prob", "probability", is_flag=True, help="Also write the probabilities, on the scan's grid.")
@@ -179,14 +176,7 @@ def predict(
 
 
 @main.command()
-@click.option(
-    "-m",
-    "--model",
-    type=_FOLDER,
-    default=Path("output"),
-    show_default=True,
-    help="SavedModel, folder of versions (new ones are taken into service), or output folder of a run.",
-)
+@_model_option("SavedModel, folder of versions (new ones are taken into service), or output folder of a run.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody is asked who he is.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: a free one.")
 @click.option("--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="0: a free one.")

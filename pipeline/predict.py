@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,7 +66,7 @@ class Result:
     status: Status
     report: dict[str, Any]
     files: dict[str, str]
-    of: int = 1
+    of: int
 
     def line(self) -> str:
         """One line on it."""
@@ -118,22 +118,20 @@ def predict_all(
     for position, one in enumerate(inputs):
         progress(position, len(inputs))
         files = {kind: out / f"{one.case}{_ENDS[kind]}" for kind in options.kinds()}
-        known = None if options.overwrite else _known(files)
-        if known is not None:
-            yield Result(one.case, "skipped", known, {kind: str(file) for kind, file in files.items()}, len(inputs))
-            continue
+        report = None if options.overwrite else _known(files)
+        status: Status = "done" if report is None else "skipped"
         try:
-            began = time.monotonic()
-            loaded = _load(one, options)
-            read = time.monotonic()
-            made = made or engine()
-            report = _predict(one, loaded, made, files, options, began, read)
+            if report is None:
+                began = time.monotonic()
+                loaded = _load(one, options)
+                read = time.monotonic()
+                made = made or engine()
+                report = _predict(one, loaded, made, files, options, began, read)
         except ScanError as error:
-            yield replace(_refused(one, error, out), of=len(inputs))
-            continue
+            status, report, files = "refused", *_refused(one, error, out)
         except OSError as error:
-            raise UsageError(f"{out}: cannot write there ({error.strerror}); give another -o") from None
-        yield Result(one.case, "done", report, {kind: str(file) for kind, file in files.items()}, len(inputs))
+            raise _unwritable(out, error) from None
+        yield Result(one.case, status, report, {kind: str(file) for kind, file in files.items()}, len(inputs))
     progress(len(inputs), len(inputs))
 
 
@@ -223,8 +221,12 @@ def _identifiers(loaded: Loaded) -> dict[str, str]:
     }
 
 
-def _refused(one: Input, error: ScanError, out: Path) -> Result:
-    """Says why in place of a mask; what an earlier run outlined of the case is removed."""
+def _unwritable(out: Path, error: OSError) -> UsageError:
+    return UsageError(f"{out}: cannot write there ({error.strerror}); give another -o")
+
+
+def _refused(one: Input, error: ScanError, out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Says why in place of a mask, and removes what an earlier run outlined of the case; the report, and its file."""
     report = {
         "case": one.case,
         "status": "refused",
@@ -239,8 +241,8 @@ def _refused(one: Input, error: ScanError, out: Path) -> Result:
     try:
         write_bytes(file, json.dumps(report, indent=1).encode())
     except OSError as problem:
-        raise UsageError(f"{out}: cannot write there ({problem.strerror}); give another -o") from None
-    return Result(one.case, "refused", report, {"json": str(file)})
+        raise _unwritable(out, problem) from None
+    return report, {"json": file}
 
 
 def _known(files: dict[str, Path]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from components.imaging.checks.case import CaseCheck, check_case, check_volume
+from components.imaging.dicom.store import Limits
 from components.imaging.errors import ScanError, UsageError
 from components.imaging.nifti import MAX_VOXELS
 
@@ -21,8 +22,7 @@ CHECKS: dict[str, Any] = {"max_voxels": MAX_VOXELS, "min_slices": 1, "lesion_lab
 """Settings of the checks: a single slice may be predicted, though not trained on."""
 
 NIFTI = (".nii", ".nii.gz")
-_MAX_FILES = 100_000
-_MAX_DEPTH = 24
+_LIMITS = Limits()
 _PLAIN_NAMES = ("image", "scan", "ct", "volume")
 
 
@@ -134,9 +134,9 @@ def _nifti_below(root: Path, out: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         count += len(files) + len(folders)
-        if count > _MAX_FILES:
-            raise ScanError("too-large", f"{root}: over {_MAX_FILES} files and folders; give a smaller folder")
-        deep = len(here.relative_to(root).parts) >= _MAX_DEPTH
+        if count > _LIMITS.files:
+            raise ScanError("too-large", f"{root}: over {_LIMITS.files} files and folders; give a smaller folder")
+        deep = len(here.relative_to(root).parts) >= _LIMITS.depth
         folders[:] = [] if deep else sorted(name for name in folders if (here / name).resolve() != outside)
         yield from (here / name for name in sorted(files) if name.lower().endswith(NIFTI) and not name.startswith("."))
 

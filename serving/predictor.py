@@ -13,7 +13,7 @@ from serving.contract import Contract
 from serving.outline import Answer, Prediction, predict_volume
 from serving.signatures import PROBABILITY, SLICES_SIGNATURE, requests
 from serving.tensorflow_only import tensorflow_without_keras
-from serving.versions import read_contract, versions
+from serving.versions import models, read_contract, versions
 
 
 def find_model(folder: Path) -> Path:
@@ -26,11 +26,11 @@ def find_model(folder: Path) -> Path:
         return folder
     if found := versions(folder):
         return found[-1]
-    models = [path for path in sorted((folder / "serving").glob("*")) if versions(path)]
-    if len(models) == 1:
-        return versions(models[0])[-1]
-    if models:
-        raise UsageError(f"{folder}: holds {len(models)} models; give one with --model: {', '.join(map(str, models))}")
+    found = models(folder)
+    if len(found) == 1:
+        return versions(found[0])[-1]
+    if found:
+        raise UsageError(f"{folder}: holds {len(found)} models; give one with --model: {', '.join(map(str, found))}")
     raise UsageError(
         f"{folder}: no model there, wanted a SavedModel or a folder of versions such as <output>/serving/ich; "
         "run `ich run` first or give --model"

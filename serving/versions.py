@@ -31,6 +31,11 @@ def versions(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+def models(output: Path) -> list[Path]:
+    """Folders of versions below a run's output folder, one a model, by name."""
+    return [path for path in sorted((output / "serving").glob("*")) if versions(path)]
+
+
 def read_contract(model: Path) -> Contract:
     """The contract of an exported model.
 

@@ -19,8 +19,8 @@ from tfx.utils import json_utils
 from components.evaluator.executor import GATE_KEY, Executor
 from components.evaluator.patient_metrics import KEYS
 from schema import features as f
+from serving.signatures import EXAMPLES_SIGNATURE
 
-SIGNATURE = "serving_default"
 BATCH = 8
 
 
@@ -104,7 +104,9 @@ def eval_config(code_version: str) -> config_pb2.EvalConfig:
     ]
     return config_pb2.EvalConfig(
         model_specs=[
-            config_pb2.ModelSpec(name=name, signature_name=SIGNATURE, is_baseline=baseline, inference_batch_size=BATCH)
+            config_pb2.ModelSpec(
+                name=name, signature_name=EXAMPLES_SIGNATURE, is_baseline=baseline, inference_batch_size=BATCH
+            )
             for name, baseline in (("candidate", False), ("baseline", True))
         ],
         slicing_specs=[

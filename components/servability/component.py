@@ -14,7 +14,7 @@ from serving.versions import CONTRACT_FILE
 
 
 @tfx.dsl.components.component
-def Servability(  # noqa: N802 - a component is named like a class
+def Servability(  # noqa: N802 - a component, named as TFX names its own
     model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
     model_blessing: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelBlessing],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.InfraBlessing],
@@ -43,6 +43,6 @@ def Servability(  # noqa: N802 - a component is named like a class
     blessed = verdict["blessed"]
     files = {FILE_NAME: json.dumps(verdict, indent=1), "INFRA_BLESSED" if blessed else "INFRA_NOT_BLESSED": ""}
     for name, content in files.items():
-        with fileio.open(os.path.join(blessing.uri, name), "w") as file:  # noqa: PTH118
+        with fileio.open(os.path.join(blessing.uri, name), "w") as file:  # noqa: PTH118 - a URI
             file.write(content)
     blessing.set_int_custom_property("blessed", int(blessed))

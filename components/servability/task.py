@@ -46,7 +46,7 @@ def write_task(folder: Path, contract: Contract, text: str) -> None:
     scan = golden_scan(contract)
     (inputs,) = s.requests(scan, contract, batch=len(scan.hu))
     examples = np.stack([np.frombuffer(record, np.uint8) for record in s.serialised(inputs)])
-    np.savez(folder / SCAN_FILE, **inputs, **{s.EXAMPLES: examples})  # type: ignore[arg-type]
+    np.savez(folder / SCAN_FILE, **inputs, **{s.EXAMPLES: examples})  # type: ignore[arg-type]  # a name could be `allow_pickle`
     expected: dict[str, Any] = {
         "model_name": contract.model_name,
         "contract": text,

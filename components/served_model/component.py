@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfx.v1 as tfx
 
 from components.imaging.errors import UsageError
+from serving.signatures import EXAMPLES_SIGNATURE
 from serving.versions import read_contract, versions
 
 
@@ -59,4 +60,4 @@ def _problem(model: Path) -> str:
         known = tf.saved_model.load(str(model)).signatures
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         return " ".join(str(error).split())[:200]
-    return "" if "serving_default" in known else f"signatures {sorted(known)}, wanted serving_default"
+    return "" if EXAMPLES_SIGNATURE in known else f"signatures {sorted(known)}, wanted {EXAMPLES_SIGNATURE}"

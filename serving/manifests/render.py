@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.imaging.errors import UsageError
 from components.imaging.nifti import write_bytes
-from serving.versions import CARD_FILES, versions
+from serving.versions import CARD_FILES, models, versions
 
 IMAGE = "tensorflow/serving:2.19.1"
 CORES = 2
@@ -56,7 +56,7 @@ def model_folder(output: Path, name: str | None = None) -> Path:
     Raises:
         UsageError: Nothing was pushed there, or the choice is not clear.
     """
-    found = [path for path in sorted((output / "serving").glob("*")) if versions(path)]
+    found = models(output)
     names = ", ".join(path.name for path in found)
     chosen = [path for path in found if name in (None, path.name)]
     if len(chosen) == 1:

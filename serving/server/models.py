@@ -13,7 +13,7 @@ import numpy as np
 from components.imaging.errors import IchError, UsageError
 from serving.predictor import find_model
 from serving.server.loaded import Loaded, load
-from serving.server.messages import get_model_status_pb2, predict_pb2, prediction_log_pb2, tf
+from serving.server.messages import get_model_status_pb2, model_pb2, predict_pb2, prediction_log_pb2, tf
 from serving.server.predict import answer, compute
 from serving.server.refusal import Code, Refusal, invalid
 from serving.signatures import BATCH, SLICES_SIGNATURE
@@ -100,10 +100,7 @@ class Models:
         Raises:
             Refusal: There is no such model or version.
         """
-        if not name:
-            raise invalid("the request names no model")
-        if label:
-            raise invalid("no version has that label: this server knows versions by number")
+        _refuse_unnamed(name, label)
         with self._lock:
             answering = [entry for entry in self._entries.values() if entry.state == State.AVAILABLE]
             fitting = [entry for entry in answering if number is None or entry.number == number]
@@ -121,10 +118,7 @@ class Models:
         Raises:
             Refusal: There is no such model or version.
         """
-        if not name:
-            raise invalid("the request names no model")
-        if label:
-            raise invalid("no version has that label: this server knows versions by number")
+        _refuse_unnamed(name, label)
         with self._lock:
             found = [
                 Entry(entry.number, entry.state, entry.error)
@@ -217,6 +211,18 @@ class Models:
             entry.loaded = None
             entry.state = State.END
             _LOG.info("version %d is unloaded", entry.number)
+
+
+def _refuse_unnamed(name: str, label: str) -> None:
+    if not name:
+        raise invalid("the request names no model")
+    if label:
+        raise invalid("no version has that label: this server knows versions by number")
+
+
+def asked(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str]:
+    """Name, version and label that a request names, as `Models.lease` and `Models.status` take them."""
+    return spec.name, spec.version.value if spec.HasField("version") else None, spec.version_label
 
 
 def warm_up(folder: Path, loaded: Loaded) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from serving.server.loaded import Loaded
 from serving.server.messages import model_pb2
 from serving.server.metrics import Metrics
-from serving.server.models import Models
+from serving.server.models import Models, asked
 from serving.server.pool import Pool
 from serving.server.refusal import Code, Refusal
 
@@ -102,8 +102,7 @@ class Service:
         Raises:
             Refusal: There is no such version, no room, no time left, or `work` refuses.
         """
-        number = spec.version.value if spec.HasField("version") else None
-        loaded, give_back = self.models.lease(spec.name, number, spec.version_label)
+        loaded, give_back = self.models.lease(*asked(spec))
         return await self._pool.run(lambda: work(loaded), give_back, deadline)
 
     async def drain(self, seconds: float) -> bool:

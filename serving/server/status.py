@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from serving.server.loaded import Loaded
 from serving.server.messages import get_model_metadata_pb2, get_model_status_pb2, model_pb2
-from serving.server.models import Models
+from serving.server.models import Models, asked
 from serving.server.refusal import invalid
 
 SIGNATURES = "signature_def"
@@ -22,8 +22,7 @@ def model_status(models: Models, spec: model_pb2.ModelSpec) -> get_model_status_
         Refusal: There is no such model or version.
     """
     response = get_model_status_pb2.GetModelStatusResponse()
-    number = spec.version.value if spec.HasField("version") else None
-    for entry in models.status(spec.name, number, spec.version_label):
+    for entry in models.status(*asked(spec)):
         found = response.model_version_status.add(version=entry.number, state=entry.state)
         found.status.error_code = _UNKNOWN if entry.error else _OK
         found.status.error_message = entry.error
@@ -42,8 +41,7 @@ def model_metadata(
         raise invalid(f"metadata_field: names nothing, wanted {SIGNATURES}")
     if set(wanted) != {SIGNATURES}:
         raise invalid(f"metadata_field: names what is unknown, wanted {SIGNATURES}")
-    number = spec.version.value if spec.HasField("version") else None
-    loaded, give_back = models.lease(spec.name, number, spec.version_label)
+    loaded, give_back = models.lease(*asked(spec))
     try:
         return _metadata(loaded)
     finally:
