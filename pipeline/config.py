@@ -295,6 +295,7 @@ class AugmentConfig(Section):
     rotate_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
     shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")
+    carve_share: Fraction = Field(0.0, description="share of slices that get the lesion of another slice of the batch")
     soften_share: Fraction = Field(0.0, description="share of slices that are blurred or lose resolution")
     gamma: float = Field(0.0, ge=0, le=2, description="contrast: powers between 1 / (1 + gamma) and 1 + gamma")
     intensity: float = Field(0.1, ge=0, lt=1, description="range of gain and offset, for the narrowest window")

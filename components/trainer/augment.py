@@ -16,7 +16,10 @@ BEND_POINTS = 6
 
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
-INTENSITY, NOISE, PLACE, CHOICE, SOFTENED, CONTRAST, BENT = range(7)
+CARVED_MARGIN = 5
+"""Pixels around a lesion that are carved out with it."""
+
+INTENSITY, NOISE, PLACE, CHOICE, SOFTENED, CONTRAST, BENT, CARVED = range(8)
 """Each kind of change draws from a stream of its own, so that switching one off leaves the others as they are."""
 
 
@@ -38,6 +41,8 @@ def augment(
     image, mask = move(image, mask, seed, config)
     if config["elastic_share"] and config["elastic"]:
         image, mask = bend(image, mask, seed, config)
+    if config["carve_share"]:
+        image, mask = carve(image, mask, seed, config["carve_share"])
     if config["soften_share"]:
         image = soften(image, seed, config["soften_share"])
     if config["gamma"]:
@@ -246,6 +251,29 @@ def displace(pixels: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
             values = tf.gather(flat, tf.reshape(index, [-1, size * size]), axis=1, batch_dims=1)
             found += tf.reshape(values, tf.shape(pixels)) * tf.where(inside, share, 0.0)[..., tf.newaxis]
     return tf.ensure_shape(found, pixels.shape)
+
+
+def carve(image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gives a share of the slices the lesion of another slice of the batch, with a margin around it, where it lay there.
+
+    After Zhang et al., "CarveMix" (MICCAI 2021), with one margin for all. Heads lie centred on the grid, so that what
+    lay along the skull there lies near it here. A slice whose donor has no lesion stays as it is.
+
+    Args:
+        image: float32 of shape (n, size, size, k * channels).
+        mask: float32 of shape (n, size, size, k); plane i belongs to the i-th `channels` of the image.
+        seed: Of shape (2,).
+        share: Share of the slices that are changed.
+
+    Returns:
+        Image and mask of the same shapes.
+    """
+    changed = tf.random.stateless_uniform([tf.shape(image)[0], 1, 1, 1], _stream(seed, CARVED)) < share
+    given = tf.roll(mask, 1, 0)
+    side = 2 * CARVED_MARGIN + 1
+    carved = (tf.nn.max_pool2d(given, side, 1, "SAME") >= 0.5) & changed
+    planes = tf.repeat(carved, image.shape[-1] // mask.shape[-1], axis=-1)
+    return tf.where(planes, tf.roll(image, 1, 0), image), tf.where(carved, given, mask)
 
 
 def soften(image: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:

@@ -15,6 +15,7 @@ from components.trainer.augment import (
     affine_transforms,
     augment,
     blur,
+    carve,
     channel_sensitivity,
     coarsen,
     displace,
@@ -26,7 +27,7 @@ from components.trainer.augment import (
 
 OFF = {
     "flip": False, "affine_share": 1.0, "rotate_degrees": 0.0, "scale": 0.0, "shift": 0.0, "intensity": 0.0,
-    "noise": 0.0, "soften_share": 0.0, "gamma": 0.0,
+    "noise": 0.0, "carve_share": 0.0, "soften_share": 0.0, "gamma": 0.0,
     "elastic_share": 0.0, "elastic": 0.02,
 }  # fmt: skip
 SHOWN = np.array([0.9, 0.6, 0.3], np.float32)
@@ -151,6 +152,35 @@ def test_coarse_slices_keep_their_means_and_lose_their_detail() -> None:
     np.testing.assert_allclose(coarsen(flat), flat, atol=1e-6)
     board = tf.constant(np.indices((32, 32)).sum(axis=0)[None, ..., None] % 2, tf.float32)
     np.testing.assert_allclose(coarsen(board), np.full((1, 32, 32, 1), 0.5), atol=1e-6)
+
+
+def test_a_carved_lesion_takes_its_margin_along() -> None:
+    image = tf.constant(np.random.default_rng(6).random((2, 32, 32, 3)), tf.float32)
+    mask = np.zeros((2, 32, 32, 1), np.float32)
+    mask[0, 10:14, 20:23] = 1
+    mask[1, 10:12, 2:4] = 1
+    carved, found = (tensor.numpy() for tensor in carve(image, tf.constant(mask), SEED, 1.0))
+    for receiver, giver in ((0, 1), (1, 0)):
+        region = ndimage.binary_dilation(mask[giver, ..., 0], np.ones((11, 11)))
+        expected = np.where(region[..., None], image[giver], image[receiver])
+        np.testing.assert_array_equal(carved[receiver], expected)
+        np.testing.assert_array_equal(found[receiver], np.where(region[..., None], mask[giver], mask[receiver]))
+    assert found[0].sum() == 4 + 12, "what lay outside the region stays"
+
+
+def test_a_donor_without_lesion_gives_nothing() -> None:
+    image, _ = blobs()
+    carved, found = carve(image, tf.zeros([4, 32, 32, 1]), SEED, 1.0)
+    np.testing.assert_array_equal(carved, image)
+    assert not found.numpy().any()
+
+
+def test_a_share_of_the_slices_is_carved() -> None:
+    image = tf.constant(np.random.default_rng(4).random((200, 8, 8, 1)), tf.float32)
+    carved, _ = carve(image, tf.ones([200, 8, 8, 1]), SEED, 0.4)
+    # Of 200 draws with a chance of 0.4, three standard deviations are 21.
+    assert (carved != image).numpy().any(axis=(1, 2, 3)).sum() == pytest.approx(80, abs=21)
+    np.testing.assert_array_equal(carved, carve(image, tf.ones([200, 8, 8, 1]), SEED, 0.4)[0])
 
 
 def test_a_share_of_the_slices_is_softened() -> None:

@@ -226,6 +226,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "flip": {"flip": True},
     "affine": {"rotate_degrees": 30.0, "scale": 0.2, "shift": 0.1},
     "elastic": {"elastic_share": 1.0, "elastic": 0.1},
+    "carve": {"carve_share": 1.0},
     "soften": {"soften_share": 1.0},
     "gamma": {"gamma": 1.0},
     "intensity": {"intensity": 0.4},
