@@ -22,7 +22,7 @@ def measure(scan: Path, model: Path, work: Path, repeats: int) -> Iterator[Resul
         repeats: Timed repetitions.
     """
     from pipeline.predict import Options, predict_all
-    from serving.predictor import Predictor
+    from serving.prediction.predictor import Predictor
 
     predictor = Predictor(model)
     reports = []

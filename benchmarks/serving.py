@@ -57,8 +57,8 @@ def measure(scan: Path, model: Path, work: Path, scans: int) -> Iterator[Result]
         scans: Scans to ask for under load.
     """
     from serving.client.remote import RemoteModel
-    from serving.outline import predict_volume
-    from serving.predictor import Predictor
+    from serving.prediction.outline import predict_volume
+    from serving.prediction.predictor import Predictor
 
     served, kept = work / "serve" / "ich", work / "versions"
     _versions(model, kept)
@@ -189,7 +189,7 @@ def _client(
 ) -> None:
     from components.imaging.errors import IchError
     from serving.client.remote import RemoteModel
-    from serving.outline import predict_volume
+    from serving.prediction.outline import predict_volume
 
     with RemoteModel(url, concurrency=2) as remote:
         while True:
@@ -216,7 +216,7 @@ def _victim(url: str, scan: Path) -> subprocess.Popen[bytes]:
     """A client in a process of its own, to be killed in the middle of its requests."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom components.imaging.nifti import read_volume\n"
-        "from serving.client.remote import RemoteModel\nfrom serving.outline import predict_volume\n"
+        "from serving.client.remote import RemoteModel\nfrom serving.prediction.outline import predict_volume\n"
         "path = Path(sys.argv[2])\nwith RemoteModel(sys.argv[1]) as remote:\n"
         "    while True:\n        predict_volume(remote, read_volume(path), path)\n"
     )

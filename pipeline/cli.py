@@ -235,7 +235,7 @@ def serve(docker: bool, **options: Any) -> None:
 def manifests(out: Path, output: Path, model_name: str | None) -> None:
     """Write what puts a pushed model on TensorFlow Serving: its configuration, Compose, Kubernetes and KServe.
 
-    The newest version gets the label canary, the one before it stable: write them again after each push.
+    Versions and labels are not in them: each push writes models.config beside the versions, which the server reads.
     """
     from serving.manifests.render import model_folder, write_manifests
 

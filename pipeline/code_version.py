@@ -21,14 +21,15 @@ def code_version(*parts: str) -> str:
     """Hash of the sources of some parts, without their subfolders (the phantoms of `imaging` shape no model).
 
     Args:
-        *parts: Folders below `components/`, or `schema`, `serving` and `pipeline`.
+        *parts: Folders below `components/`, or `schema`, `serving`, `pipeline` and folders below these.
 
     Returns:
         16 hexadecimal digits; other code, other digits.
     """
     digest = hashlib.sha256()
     for part in sorted(parts):
-        folder = ROOT / part if part in ("schema", "serving", "pipeline") else ROOT / "components" / part
+        top = part.partition("/")[0] in ("schema", "serving", "pipeline")
+        folder = ROOT / part if top else ROOT / "components" / part
         sources = sorted(path for path in folder.glob("*") if path.suffix in _SOURCES)
         if not sources:
             raise FileNotFoundError(f"{folder}: no sources to hash")

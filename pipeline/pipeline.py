@@ -203,7 +203,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         folder=places.serving,
         config=settings,
-        code_version=code_version("pusher", "data_validator"),
+        code_version=code_version("pusher", "data_validator", "serving/manifests"),
     )
 
     return tfx.dsl.Pipeline(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.imaging.errors import IchError, ScanError, UsageError
 from components.imaging.nifti import write_bytes, write_mask, write_probability
 from pipeline import __version__
-from serving.inputs import Input, Loaded, find_inputs
+from serving.prediction.inputs import Input, Loaded, find_inputs
 
 if TYPE_CHECKING:
-    from serving.outline import Engine, Prediction
+    from serving.prediction.outline import Engine, Prediction
 
 Status = Literal["done", "skipped", "refused"]
 _ENDS = {"mask": "_mask.nii.gz", "prob": "_prob.nii.gz", "seg": "_seg.dcm", "png": ".png", "json": ".json"}
@@ -168,8 +168,8 @@ def _predict(
     one: Input, loaded: Loaded, engine: Engine, files: dict[str, Path], options: Options, began: float, read: float
 ) -> dict[str, Any]:
     """Outlines a scan and writes what is wanted of it; the report."""
-    from serving.outline import predict_volume
-    from serving.overlay import overlay_png
+    from serving.prediction.outline import predict_volume
+    from serving.prediction.overlay import overlay_png
 
     volume = loaded.check.volume
     assert volume is not None  # else it was refused
@@ -199,7 +199,7 @@ def _predict(
 
 
 def _segmentation(loaded: Loaded, prediction: Prediction) -> bytes:
-    from serving.dicom_seg import segmentation
+    from serving.prediction.dicom_seg import segmentation
 
     assert loaded.dicom is not None and loaded.series is not None  # NIfTI was refused before
     return segmentation(
@@ -270,7 +270,7 @@ def open_engine(model: Path, server: str | None) -> AbstractContextManager[Engin
         from serving.client.remote import RemoteModel
 
         return RemoteModel(server)
-    from serving.predictor import Predictor
+    from serving.prediction.predictor import Predictor
 
     return nullcontext(Predictor(model))
 

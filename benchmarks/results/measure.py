@@ -117,7 +117,7 @@ def _by_source(by_case: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
 
 
 def _elsewhere(row: Row, data: Path, model: Path) -> dict[str, Any]:
-    from serving.predictor import Predictor
+    from serving.prediction.predictor import Predictor
 
     predictor = Predictor(model)
     found: dict[str, Any] = {"generalisation": {}, "volumes_ml": {}}

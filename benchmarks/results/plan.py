@@ -20,8 +20,8 @@ _SCRATCH: dict[str, Any] = {
         "min_lesion_cm2": 2.0, "lesion_fraction": 1.0, "source_shares": {}, "patient_balance": 0.0,
         "dice_weight": 0.0, "small_lesion_weight": 0.0, "ema": 0.0,
         "augment": {
-            "flip": False, "affine_share": 0.0, "elastic_share": 0.0, "carve_share": 0.0, "soften_share": 0.0, "gamma": 0.0,
-            "intensity": 0.0, "noise": 0.0,
+            "flip": False, "affine_share": 0.0, "elastic_share": 0.0, "carve_share": 0.0, "soften_share": 0.0,
+            "gamma": 0.0, "intensity": 0.0, "noise": 0.0,
         },
     },
     "inference": {"mirror": False},

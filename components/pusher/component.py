@@ -30,7 +30,8 @@ class Pusher(TfxPusher):
     """Copies a blessed model to `<folder>/<version>`, `saved_model.pb` last, as TF Serving wants it.
 
     A model that `Servability` did not bless stays out of service, and so does one where a finding against the data has
-    the severity hold. With the model goes its card, as `assets.extra/model_card.md` and `.json`.
+    the severity hold. With the model goes its card, as `assets.extra/model_card.md` and `.json`;
+    `<folder>/models.config` gives it the label `canary`, and the one before it `stable`.
 
     Outputs:
         pushed_model: What was pushed, where, and under which version.

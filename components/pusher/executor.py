@@ -20,9 +20,12 @@ from tfx.utils import json_utils, proto_utils
 from components.data_validator.findings import FILE_NAME, holding
 from components.evaluator.verdict import FILE_NAME as VERDICT
 from components.imaging.errors import UsageError
+from components.imaging.nifti import write_bytes
 from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.pusher.card import model_card, to_markdown
 from components.servability.rules import FILE_NAME as SERVABILITY
+from serving.manifests.models_config import FILE_NAME as CONFIG_FILE
+from serving.manifests.models_config import labels_of, models_config
 from serving.versions import CARD_FILES, CONTRACT_FILE, read_contract, versions
 
 DATA_REPORT_KEY, EVALUATION_KEY, EXAMPLES_KEY = "data_report", "evaluation", "examples"
@@ -49,6 +52,8 @@ class Executor(tfx_pusher.Executor):
                     pushed.get_string_custom_property("pushed_destination"),
                     _card(self.GetModelPath(input_dict), input_dict, exec_properties, version),
                 )
+                names = [str(name).rstrip("/") for name in fileio.listdir(base)]
+                _write(base, _config(base, [int(name) for name in names if name.isdecimal()]))
             return
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
@@ -62,6 +67,8 @@ class Executor(tfx_pusher.Executor):
             newest = max((int(path.name) for path in Path(base).glob("*") if path.name.isdecimal()), default=0)
             target = Path(base) / str(max(int(time.time()), newest + 1))
             _copy_whole(candidate, target, _card(str(candidate), input_dict, exec_properties, target.name))
+        for name, text in _config(base, [int(path.name) for path in versions(Path(base))]).items():
+            write_bytes(Path(base) / name, text.encode())
         shutil.copytree(target, pushed.uri, dirs_exist_ok=True)
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
 
@@ -80,6 +87,11 @@ def _card(candidate: str, input_dict: dict[str, Any], exec_properties: dict[str,
     )
     texts = (to_markdown(card), json.dumps(card, indent=1, allow_nan=False))
     return dict(zip(CARD_FILES, texts, strict=True))
+
+
+def _config(base: str, numbers: list[int]) -> dict[str, str]:
+    """The server's configuration for these versions, by its place in the folder."""
+    return {CONFIG_FILE: models_config(os.path.basename(base.rstrip("/")), labels_of(numbers))}  # noqa: PTH119
 
 
 def _read(uri: str, name: str) -> Any:

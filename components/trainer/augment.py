@@ -254,7 +254,7 @@ def displace(pixels: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
 
 
 def carve(image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives a share of the slices the lesion of another slice of the batch, with a margin around it, where it lay there.
+    """Gives a share of the slices the lesion of another slice of the batch, with a margin, where it lay there.
 
     After Zhang et al., "CarveMix" (MICCAI 2021), with one margin for all. Heads lie centred on the grid, so that what
     lay along the skull there lies near it here. A slice whose donor has no lesion stays as it is.

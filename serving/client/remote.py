@@ -1,4 +1,4 @@
-"""A model on a server as an engine: what `serving.outline.predict_volume` needs."""
+"""A model on a server as an engine: what `serving.prediction.outline.predict_volume` needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.client.channel import Busy, Channel, Failure, Gone, Inputs, Late, U
 from serving.client.flight import Gate, in_order
 from serving.client.url import ServerUrl
 from serving.contract import Contract
-from serving.outline import Answer, GridChanged
+from serving.prediction.outline import Answer, GridChanged
 from serving.signatures import BATCH, requests
 
 R = TypeVar("R")

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.imaging.errors import UsageError
 from components.imaging.nifti import write_bytes
+from serving.manifests.models_config import FILE_NAME, FOLDER, labels_of, models_config
 from serving.versions import CARD_FILES, models, versions
 
 IMAGE = "tensorflow/serving:2.19.1"
@@ -20,8 +21,7 @@ FLAGS = (
     "--port=8500",
     "--rest_api_port=8501",
     "--rest_api_timeout_in_ms=300000",
-    "--model_config_file=/config/models.config",
-    "--model_config_file_poll_wait_seconds=60",
+    "--model_config_file_poll_wait_seconds=10",
     "--allow_version_labels_for_unavailable_models=true",
     "--file_system_poll_wait_seconds=30",
     "--num_load_threads=1",
@@ -34,8 +34,8 @@ FLAGS = (
 )
 """Of the model server, the same wherever it runs; loading has a thread of its own, so that requests do not wait."""
 
-CONFIGS = ("models.config", "batching.config", "monitoring.config")
-"""What the server reads itself."""
+CONFIGS = ("batching.config", "monitoring.config")
+"""What the server reads itself, besides the `models.config` that lies beside the versions."""
 MANIFESTS = (
     "compose.yaml",
     "kubernetes/config.yaml",
@@ -71,15 +71,13 @@ def render(folder: Path) -> dict[str, str]:
     """All files by their place.
 
     Args:
-        folder: The folder of a model's versions, `<output>/serving/<model name>`; its newest version becomes `canary`,
-            the one before it, or the only one, `stable`.
+        folder: The folder of a model's versions, `<output>/serving/<model name>`.
 
     Raises:
         UsageError: There is no version in it.
     """
     found = versions(folder)
-    numbers = [int(path.name) for path in found]
-    if not numbers:
+    if not found:
         raise UsageError(f"{folder}: found no version of a model, wanted one at least; run `ich run` first")
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, trim_blocks=True,
@@ -88,10 +86,8 @@ def render(folder: Path) -> dict[str, str]:
     templates.globals.update(
         model=folder.name,
         serving=str(folder.resolve().parent).replace("$", "$$"),  # as Compose wants it
-        stable=numbers[-2:][0],
-        canary=numbers[-1],
         image=IMAGE,
-        flags=FLAGS,
+        flags=(*FLAGS, f"--model_config_file={FOLDER}/{folder.name}/{FILE_NAME}"),
         cores=CORES,
         memory_mib=_memory_mib(found[-1]),
     )
@@ -115,18 +111,19 @@ def _tidy(text: str) -> str:
 
 
 def write_manifests(folder: Path, target: Path) -> list[Path]:
-    """Writes all files below a folder; returns where.
+    """Writes all files below a folder, and `models.config` beside the versions where it is missing; returns where.
 
     Raises:
         UsageError: There is no version of a model, or nothing can be written there.
     """
-    written = []
-    for name, text in render(folder).items():
-        path = target / name
+    texts = {target / name: text for name, text in render(folder).items()}
+    if not (folder / FILE_NAME).exists():  # of a folder that was not filled by a push
+        numbers = [int(path.name) for path in versions(folder)]
+        texts[folder / FILE_NAME] = models_config(folder.name, labels_of(numbers))
+    for path, text in texts.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, text.encode())
         except OSError as error:
             raise UsageError(f"{path}: cannot write there ({error.strerror}); choose another folder") from None
-        written.append(path)
-    return written
+    return list(texts)

@@ -7,7 +7,7 @@ import shutil
 
 from components.imaging.errors import UsageError
 from serving.manifests.render import IMAGE
-from serving.predictor import find_model
+from serving.prediction.predictor import find_model
 from serving.server.options import Options
 from serving.versions import read_contract, version_number
 

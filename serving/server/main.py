@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
-from serving.predictor import find_model
+from serving.prediction.predictor import find_model
 from serving.server.options import Options
 
 

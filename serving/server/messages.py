@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.tensorflow_only import tensorflow_without_keras
+from serving.prediction.tensorflow_only import tensorflow_without_keras
 
 tf = tensorflow_without_keras()
 

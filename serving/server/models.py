@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from components.imaging.errors import IchError, UsageError
-from serving.predictor import find_model
+from serving.manifests.models_config import FILE_NAME as CONFIG_FILE
+from serving.manifests.models_config import labels_of, read_labels
+from serving.prediction.predictor import find_model
 from serving.server.loaded import Loaded, load
 from serving.server.messages import get_model_status_pb2, model_pb2, predict_pb2, prediction_log_pb2, tf
 from serving.server.predict import answer, compute
@@ -73,6 +75,7 @@ class Models:
         self._entries: dict[int, Entry] = {}
         self._lock = threading.Lock()
         self._missing = False
+        self._labels: dict[str, int] = {}
         self.name = ""
         self.scan()
         if not self.numbers():
@@ -92,7 +95,8 @@ class Models:
         Args:
             name: The model's name.
             number: The version; None is the newest.
-            label: A label instead; this server gives none.
+            label: A label instead, of `models.config` beside the versions; without that file, `canary` is the newest
+                version that answers and `stable` the one before it.
 
         Returns:
             The version, and what gives it back, to be called once, from any thread.
@@ -100,7 +104,7 @@ class Models:
         Raises:
             Refusal: There is no such model or version.
         """
-        _refuse_unnamed(name, label)
+        number = self._number(name, number, label)
         with self._lock:
             answering = [entry for entry in self._entries.values() if entry.state == State.AVAILABLE]
             fitting = [entry for entry in answering if number is None or entry.number == number]
@@ -118,7 +122,7 @@ class Models:
         Raises:
             Refusal: There is no such model or version.
         """
-        _refuse_unnamed(name, label)
+        number = self._number(name, number, label)
         with self._lock:
             found = [
                 Entry(entry.number, entry.state, entry.error)
@@ -128,6 +132,21 @@ class Models:
             if name != self.name or not found:
                 raise self._unknown(name, number, "is known")
         return sorted(found, key=lambda entry: -entry.number)
+
+    def _number(self, name: str, number: int | None, label: str) -> int | None:
+        """The version that a request wants.
+
+        Raises:
+            Refusal: It names no model, or a label that there is not.
+        """
+        if not name:
+            raise invalid("the request names no model")
+        if not label or name != self.name:
+            return number
+        labels = self._labels or labels_of(self.numbers() or [0])
+        if label not in labels:
+            raise invalid(f"no version has that label; wanted {' or '.join(labels)}")
+        return labels[label]
 
     def _unknown(self, name: str, number: int | None, verb: str) -> Refusal:
         if name != self.name:
@@ -154,6 +173,7 @@ class Models:
                 _LOG.warning("the folder of versions cannot be read; what is loaded goes on")
             self._missing = True
             return
+        self._labels = self._read_labels()
         wanted: set[int] = set()
         for number in sorted(found, reverse=True):
             if len(wanted) == self._keep:
@@ -163,6 +183,12 @@ class Models:
         for number in self.numbers():
             if number not in wanted:
                 self._retire(number)
+
+    def _read_labels(self) -> dict[str, int]:
+        try:
+            return read_labels((self.root / CONFIG_FILE).read_text()) if self.root else {}
+        except (OSError, UnicodeDecodeError):
+            return {}
 
     def _answers(self, number: int) -> bool:
         return number in self.numbers()
@@ -211,13 +237,6 @@ class Models:
             entry.loaded = None
             entry.state = State.END
             _LOG.info("version %d is unloaded", entry.number)
-
-
-def _refuse_unnamed(name: str, label: str) -> None:
-    if not name:
-        raise invalid("the request names no model")
-    if label:
-        raise invalid("no version has that label: this server knows versions by number")
 
 
 def asked(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str]:

@@ -58,8 +58,8 @@ def test_the_thesis_row_has_nothing_of_ours() -> None:
     assert config.channels == 1 and not config.postprocess.tune and not config.inference.mirror
     assert (config.training.dice_weight, config.training.ema, config.training.lesion_fraction) == (0.0, 0.0, 1.0)
     augment = config.training.augment.model_dump()
-    assert not any(augment[key] for key in ("flip", "affine_share", "elastic_share", "carve_share", "soften_share", "gamma",
-                                            "intensity", "noise"))  # fmt: skip
+    assert not any(augment[key] for key in ("flip", "affine_share", "elastic_share", "carve_share", "soften_share",
+                                            "gamma", "intensity", "noise"))  # fmt: skip
 
 
 def test_sections_are_merged_and_keys_taken_away() -> None:

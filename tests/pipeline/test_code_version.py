@@ -21,6 +21,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "schema/s.pbtxt": "feature {}\n",
         "schema/f.py": "A = 1\n",
         "serving/r.py": "q = 1\n",
+        "serving/sub/t.py": "t = 1\n",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -55,6 +56,12 @@ def test_other_code_other_digits(root: Path, file: str, text: str) -> None:
     before = version("one", "schema")
     (root / file).write_text(text)
     assert version("one", "schema") != before
+
+
+def test_a_folder_below_counts_where_it_is_named(root: Path) -> None:
+    before = version("serving"), version("serving/sub")
+    (root / "serving/sub/t.py").write_text("t = 2\n")
+    assert version("serving") == before[0] and version("serving/sub") != before[1]
 
 
 def test_a_renamed_and_a_removed_file_count(root: Path) -> None:

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from components.imaging.errors import UsageError
 from pipeline.predict import Options, Result, failed, predict_all
-from serving.inputs import case_name
-from serving.predictor import Predictor
+from serving.prediction.inputs import case_name
+from serving.prediction.predictor import Predictor
 from tests.cases import Sample, cuboid
 from tests.imaging.scans import AXIS_CODES, ellipse_head, load, lps_affine, rotated, save, stored_as, to_lps
 from tests.models import export

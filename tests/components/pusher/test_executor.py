@@ -16,6 +16,7 @@ from tfx.types import standard_artifacts
 from components.pusher import executor as module
 from components.pusher.component import Pusher
 from components.types import DataReport
+from serving.manifests.models_config import read_labels
 from serving.versions import CARD_FILES, read_contract, versions
 from tests.components.pusher.test_card import SERVED
 from tests.components.run_report.runs import cohort, measured_cases, verdict
@@ -105,7 +106,7 @@ def test_the_layout_that_tf_serving_watches(tmp_path: Path) -> None:
     model = candidate(tmp_path / "model")
     base = tmp_path / "serving" / "ich"  # not there yet
     pushed = push(model, base, tmp_path / "pushed")
-    assert [path.name for path in base.iterdir()] == [str(NOW)]
+    assert sorted(path.name for path in base.iterdir()) == [str(NOW), "models.config"]
     assert files(base / str(NOW), cards=False) == files(tmp_path / "model" / "Format-Serving")
     assert set(files(base / str(NOW))) == {
         "saved_model.pb", "variables/variables.index", "assets.extra/contract.json", "assets.extra/model_card.md",
@@ -161,6 +162,18 @@ def test_another_model_becomes_a_newer_version(tmp_path: Path, clock: list[float
     assert (int(old.name), int(new.name)) == (NOW, NOW + 100)
     assert read_contract(new).config_fingerprint == "other"
     assert read_contract(old).config_fingerprint != "other"
+
+
+def test_labels_move_with_each_push(tmp_path: Path, clock: list[float]) -> None:
+    base = tmp_path / "serving" / "ich"
+    for number, labels in enumerate(
+        ({"stable": 0, "canary": 0}, {"stable": 0, "canary": 9}, {"stable": 9, "canary": 18})
+    ):
+        push(candidate(tmp_path / str(number), data_fingerprint=str(number)), base, tmp_path / f"p{number}")
+        text = (base / "models.config").read_text()
+        assert read_labels(text) == {label: NOW + later for label, later in labels.items()}
+        assert 'base_path: "/models/ich"' in text
+        clock[0] += 9
 
 
 def test_going_back_to_an_older_model_is_a_new_version(tmp_path: Path, clock: list[float]) -> None:
@@ -237,7 +250,7 @@ def test_a_card_that_cannot_be_made_leaves_the_old_model_in_service(
     with pytest.raises(OSError, match="No space left"):
         push(candidate(tmp_path / "two", config_fingerprint="other"), base, tmp_path / "p2")
     assert files(base) == before
-    assert [path.name for path in base.iterdir()] == [str(NOW)]
+    assert sorted(path.name for path in base.iterdir()) == [str(NOW), "models.config"]
 
 
 def test_a_remote_folder_receives_the_card_too(tmp_path: Path) -> None:
@@ -251,6 +264,8 @@ def test_a_remote_folder_receives_the_card_too(tmp_path: Path) -> None:
     with tf.io.gfile.GFile(f"{base}/{version}/{CARD_FILES[1]}") as file:
         assert json.loads(file.read())["version"] == version
     assert tf.io.gfile.exists(f"{base}/{version}/saved_model.pb")
+    with tf.io.gfile.GFile(f"{base}/models.config") as file:
+        assert read_labels(file.read()) == {"stable": int(version), "canary": int(version)}
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -276,7 +291,7 @@ def test_a_copy_that_fails_midway_leaves_the_old_model_and_nothing_else(
             push(new, base, tmp_path / "p2")
     assert files(base) == before
     assert [path.name for path in versions(base)] == [str(NOW)]
-    assert [path.name for path in base.iterdir()] == [str(NOW)]
+    assert sorted(path.name for path in base.iterdir()) == [str(NOW), "models.config"]
 
     clock[0] += 100
     push(new, base, tmp_path / "p3")
@@ -290,7 +305,7 @@ def test_leftovers_of_a_killed_push_are_cleaned(tmp_path: Path) -> None:
     (base / f".{NOW}.part" / "stray").touch()
     (base / ".keep").touch()  # not ours
     push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
-    assert sorted(path.name for path in base.iterdir()) == [".keep", str(NOW)]
+    assert sorted(path.name for path in base.iterdir()) == [".keep", str(NOW), "models.config"]
     assert files(base / str(NOW), cards=False) == files(tmp_path / "model" / "Format-Serving")
 
 

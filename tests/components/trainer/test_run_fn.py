@@ -33,7 +33,7 @@ from components.trainer.step import build_optimizer, make_predict
 from components.trainer.tuning import tune
 from components.transform.preprocessing import CONFIG_KEY
 from schema import features as f
-from serving.predictor import Predictor
+from serving.prediction.predictor import Predictor
 from serving.versions import read_contract
 from tests.cases import Sample
 from tests.components.trainer.conftest import NATIVE, geometry, make_case, small_config, write_shard

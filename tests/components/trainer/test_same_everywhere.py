@@ -17,8 +17,8 @@ from components.trainer.export import export_model
 from components.trainer.network import build_network
 from serving.client.remote import RemoteModel
 from serving.contract import Contract
-from serving.outline import Engine, predict_volume
-from serving.predictor import Predictor
+from serving.prediction.outline import Engine, predict_volume
+from serving.prediction.predictor import Predictor
 from tests.cases import Sample, cuboid
 from tests.components.trainer.conftest import small_config
 from tests.components.trainer.test_export import contract

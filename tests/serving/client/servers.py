@@ -138,7 +138,7 @@ def serve_grpc(
         packed: Answers hold bytes; TF Serving's hold lists.
         options: Of gRPC, in place of unlimited messages.
     """
-    from serving.tensorflow_only import tensorflow_without_keras
+    from serving.prediction.tensorflow_only import tensorflow_without_keras
 
     tf = tensorflow_without_keras()
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc

@@ -25,8 +25,8 @@ from serving.client import remote
 from serving.client.channel import Busy, Late, Unavailable
 from serving.client.remote import BEGINNINGS, RemoteModel
 from serving.contract import Contract
-from serving.outline import Answer, GridChanged, predict_volume
-from serving.predictor import Predictor
+from serving.prediction.outline import Answer, GridChanged, predict_volume
+from serving.prediction.predictor import Predictor
 from tests.cases import Sample, cuboid
 from tests.imaging.scans import save
 from tests.models import Arithmetic, contract, export
@@ -551,7 +551,7 @@ def test_ctrl_c_ends_at_once(served: Served, tmp_path: Path) -> None:
     served.backend.script = script
     program = (
         "import sys, pathlib; from components.imaging.nifti import read_volume\n"
-        "from serving.client.remote import RemoteModel; from serving.outline import predict_volume\n"
+        "from serving.client.remote import RemoteModel; from serving.prediction.outline import predict_volume\n"
         "path = pathlib.Path(sys.argv[2])\n"
         "with RemoteModel(sys.argv[1], deadline_s=600) as model: predict_volume(model, read_volume(path), path)"
     )

@@ -14,6 +14,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from components.imaging.errors import UsageError
 from serving.batching import MAX_REQUEST, batching_parameters
+from serving.manifests.models_config import labels_of, models_config, read_labels
 from serving.manifests.render import CONFIGS, MANIFESTS, MEMORY_MIB, model_folder, render, write_manifests
 from serving.signatures import BATCH
 from tests.command import ich
@@ -58,23 +59,18 @@ def model_config(text: str) -> Any:
 
 @pytest.mark.parametrize(
     ("numbers", "stable", "canary"),
-    [((5,), 5, 5), ((5, 7), 5, 7), ((7, 9, 10), 9, 10), ((1700000000, 1800000000), 1700000000, 1800000000)],
+    [((5,), 5, 5), ((5, 7), 5, 7), ((7, 10, 9), 9, 10), ((1700000000, 1800000000), 1700000000, 1800000000)],
 )
-def test_labels_are_those_of_the_newest_versions(
-    tmp_path: Path, numbers: tuple[int, ...], stable: int, canary: int
-) -> None:
-    found = model_config(render(served(tmp_path, *numbers, name="other"))["models.config"])
+def test_labels_are_those_of_the_newest_versions(numbers: tuple[int, ...], stable: int, canary: int) -> None:
+    labels = labels_of(numbers)
+    assert labels == {"stable": stable, "canary": canary}
+    found = model_config(models_config("other", labels))
     assert (found.name, found.base_path, found.model_platform) == ("other", "/models/other", "tensorflow")
-    assert dict(found.version_labels) == {"stable": stable, "canary": canary}
-    # What has a label is loaded, and stays so when one more is pushed.
-    assert found.model_version_policy.latest.num_versions >= 3
-
-
-def test_half_a_version_has_no_label(tmp_path: Path) -> None:
-    folder = served(tmp_path, 5)
-    (folder / "6").mkdir()
-    (folder / ".7.part").mkdir()
-    assert dict(model_config(render(folder)["models.config"]).version_labels) == {"stable": 5, "canary": 5}
+    assert dict(found.version_labels) == labels
+    # What has a label is loaded, and stays so until the labels have moved to what is pushed next.
+    assert found.model_version_policy.latest.num_versions == 3
+    assert read_labels(models_config("other", labels)) == labels
+    assert read_labels("model_config_list {}") == {}
 
 
 def test_a_model_of_slices_is_batched_and_one_of_scans_is_not(files: dict[str, str]) -> None:
@@ -129,7 +125,9 @@ def test_every_flag_is_one_of_the_servers_and_every_file_is_there(files: dict[st
         assert set(flags) <= FLAGS
         assert (flags["port"], flags["rest_api_port"]) == ("8500", "8501")
         assert flags["allow_version_labels_for_unavailable_models"] == "true"  # else it does not start with labels
-        assert {value for value in flags.values() if value.startswith("/")} == {f"/config/{name}" for name in CONFIGS}
+        assert {value for value in flags.values() if value.startswith("/")} == {
+            "/models/ich/models.config", *(f"/config/{name}" for name in CONFIGS)
+        }  # fmt: skip
 
 
 def validate(resource: dict[str, Any]) -> None:
@@ -243,7 +241,13 @@ def test_the_command_writes_them_all(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = {str(path.relative_to(tmp_path / "made")) for path in (tmp_path / "made").rglob("*") if path.is_file()}
     assert written == {*CONFIGS, *MANIFESTS}
-    assert done.stdout.split() == [str(tmp_path / "made" / name) for name in (*CONFIGS, *MANIFESTS)]
+    missing = tmp_path / "output" / "serving" / "ich" / "models.config"
+    assert done.stdout.split() == [*(str(tmp_path / "made" / name) for name in (*CONFIGS, *MANIFESTS)), str(missing)]
+    assert dict(model_config(missing.read_text()).version_labels) == {"stable": 5, "canary": 6}
+    # What a push has written is not touched.
+    missing.write_text("as pushed")
+    again = ich("manifests", "-o", tmp_path / "made", "--output", tmp_path / "output")
+    assert str(missing) not in again.stdout and missing.read_text() == "as pushed"
     assert {name: (tmp_path / "made" / name).read_text() for name in written} == render(
         tmp_path / "output" / "serving" / "ich"
     )

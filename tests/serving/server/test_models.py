@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from components.imaging.errors import UsageError
+from serving.manifests.models_config import models_config
 from serving.server import models as models_module
 from serving.server.loaded import Loaded
 from serving.server.messages import get_model_metadata_pb2, get_model_status_pb2, predict_pb2, tf
@@ -95,6 +96,47 @@ def test_a_version_that_was_asked_for_by_number_answers_on(push: Push) -> None:
         assert states(client, 1) == {1: "AVAILABLE"}
         loaded = 'ich_server_version_loaded{model="ich",version="%d"}'
         assert [client.metric(loaded % version) for version in (1, 2, 3)] == [1, 1, 0]
+
+
+def by_label(client: Client, label: str) -> int:
+    asked = request({"hu": hu(1)})
+    asked.model_spec.version_label = label
+    return int(client.predict(asked).model_spec.version.value)
+
+
+def test_labels_without_a_configuration_are_those_of_the_newest_versions(push: Push) -> None:
+    folder = push("plain", 1).parent
+    with running(folder) as client:
+        assert [by_label(client, label) for label in ("stable", "canary")] == [1, 1]
+        push("low", 2)
+        eventually(lambda: by_label(client, "canary") == 2)
+        assert by_label(client, "stable") == 1
+        body = {"signature_name": "predict_slices", "inputs": hu(2).tolist()}
+        reply = client.http("/v1/models/ich/labels/stable:predict", body)
+        np.testing.assert_allclose(reply.json["outputs"], NETWORKS["plain"].numpy(hu(2)), atol=1e-6)
+        found = client.http("/v1/models/ich/labels/canary").json["model_version_status"]
+        assert [entry["version"] for entry in found] == ["2"]
+
+
+def test_labels_are_those_of_the_configuration_beside_the_versions(push: Push) -> None:
+    folder = push("plain", 1).parent
+    push("low", 2)
+    (folder / "models.config").write_text(models_config("ich", {"stable": 2, "canary": 1}))
+    with running(folder) as client:
+        assert [by_label(client, label) for label in ("stable", "canary")] == [2, 1]
+        (folder / "models.config").write_text(models_config("ich", {"stable": 2, "canary": 3}))
+        eventually(lambda: refusal_of(client, "canary") == grpc.StatusCode.NOT_FOUND)
+        push("high", 3)
+        eventually(lambda: refusal_of(client, "canary") is None)
+        assert by_label(client, "canary") == 3
+
+
+def refusal_of(client: Client, label: str) -> grpc.StatusCode | None:
+    try:
+        by_label(client, label)
+    except grpc.RpcError as error:
+        return error.code()
+    return None
 
 
 def test_a_version_answers_only_once_it_is_warm(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from serving.contract import Contract
-from serving.predictor import Predictor
+from serving.prediction.predictor import Predictor
 from serving.server.messages import classification_pb2, inference_pb2, predict_pb2, regression_pb2, tf
 from serving.signatures import serialised
 from tests.cases import Sample, cuboid
@@ -170,9 +170,9 @@ GRPC_MISTAKES: dict[str, tuple[predict_pb2.PredictRequest, Change, str, str]] = 
     "version 0": (request({"hu": hu(1)}, version=0), lambda _: None, "NOT_FOUND", "version 0"),
     "label": (
         request({"hu": hu(1)}),
-        lambda asked: setattr(asked.model_spec, "version_label", "stable"),
+        lambda asked: setattr(asked.model_spec, "version_label", "newest"),
         "INVALID_ARGUMENT",
-        "by number",
+        "wanted stable or canary",
     ),
     "unknown signature": (request({"hu": hu(1)}, "x"), lambda _: None, "FAILED_PRECONDITION", "predict_slices"),
     "dtype": (
@@ -246,7 +246,7 @@ REST_MISTAKES: dict[str, tuple[str, Any, int, str]] = {
     "unknown model": ("/v1/models/x:predict", column(ROW), 404, "this server has ich"),
     "unknown version": ("/v1/models/ich/versions/8:predict", column(ROW), 404, "version 8"),
     "version beyond 64 bits": (f"/v1/models/ich/versions/{'9' * 5000}:predict", column(ROW), 400, "larger than"),
-    "label": ("/v1/models/ich/labels/stable:predict", column(ROW), 400, "by number"),
+    "label": ("/v1/models/ich/labels/newest:predict", column(ROW), 400, "wanted stable or canary"),
     "version that is no number": ("/v1/models/ich/versions/x:predict", column(ROW), 404, "no such path"),
     "unknown signature": (PREDICT, column(ROW, "x"), 400, "predict_slices"),
     "signature that is no string": (PREDICT, {**column(ROW), "signature_name": 1}, 400, "signature_name"),

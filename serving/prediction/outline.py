@@ -15,7 +15,7 @@ from components.imaging.nifti import Volume
 from components.imaging.postprocess import Postprocess, outline, quantise, skull_for
 from components.imaging.scan import Scan, prepare_scan
 from serving.contract import Contract
-from serving.measures import measures
+from serving.prediction.measures import measures
 
 
 @dataclass(frozen=True)

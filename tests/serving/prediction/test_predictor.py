@@ -12,7 +12,7 @@ import pytest
 
 from components.imaging.errors import IchError, ScanError, UsageError
 from components.imaging.postprocess import outline, quantise
-from serving.predictor import Predictor, find_model
+from serving.prediction.predictor import Predictor, find_model
 from serving.signatures import BATCH
 from tests.cases import SHAPE, Sample, cuboid
 from tests.imaging.scans import save

@@ -10,9 +10,9 @@ from components.imaging.errors import UsageError
 from components.imaging.nifti import read_volume
 from components.imaging.scan import Scan
 from serving.contract import Contract
-from serving.outline import Answer, Prediction, predict_volume
+from serving.prediction.outline import Answer, Prediction, predict_volume
+from serving.prediction.tensorflow_only import tensorflow_without_keras
 from serving.signatures import PROBABILITY, SLICES_SIGNATURE, requests
-from serving.tensorflow_only import tensorflow_without_keras
 from serving.versions import models, read_contract, versions
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from serving.overlay import COLOUR, overlay_png
+from serving.prediction.overlay import COLOUR, overlay_png
 
 SPACING = (5.0, 0.5, 0.5)
 SHAPE = (20, 256, 256)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from serving.measures import measures
+from serving.prediction.measures import measures
 from tests.imaging.scans import AXIS_CODES, stored_as
 
 # LPS file of 0.5 x 0.5 x 4 mm; the first voxel lies at (60, 50, -20) in RAS.
