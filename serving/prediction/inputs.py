@@ -109,7 +109,8 @@ def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
         UsageError: A path is not there, or two scans have the same name.
         ScanError: A folder or zip holds no scan, or too many files.
     """
-    found = [one for path in paths for one in _inputs(path, out)]
+    given = list({path.resolve(): path for path in paths}.values())
+    found = [one for path in given for one in _inputs(path, out)]
     unique = list({one.path.resolve() if one.studies is None else id(one): one for one in found}.values())
     return _named(unique)
 

@@ -180,6 +180,11 @@ def test_each_study_of_a_folder_is_a_scan(study: Path, model: Path, tmp_path: Pa
     assert {one.case: one.report["component_count"] for one in results} == {"first": 2, "second": 0}
 
 
+def test_a_folder_given_twice_is_one_scan(study: Path, model: Path, tmp_path: Path) -> None:
+    (result,) = predict([study, study / ".." / study.name], tmp_path / "out", model)
+    assert result.case == "study" and result.report["component_count"] == 2
+
+
 # --- hostile input: refused with a reason, in bounded time and memory
 
 
