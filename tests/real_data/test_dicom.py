@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom import dcmread
+from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from components.imaging.dicom.choose import choose_series
 from components.imaging.dicom.read import read_series
@@ -51,6 +54,40 @@ def test_the_series_is_the_nifti_but_for_the_tilt() -> None:
     across = Orientation.of(mine).spacing_mm[0]
     assert across == pytest.approx(mine[2, 2] * np.cos(np.radians(8.0)), abs=1e-3)
     assert across == pytest.approx(5.0, abs=1e-3)
+
+
+def voxels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """HU and affine of the only series below a folder."""
+    series, _ = choose_series(find_series(folder).series)
+    volume = read_series(series).volume
+    return volume.data, volume.affine
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_the_series_compressed(syntax: str, tmp_path: Path) -> None:
+    for path in sorted((DATA / "rsna_dicom").glob("*.dcm")):
+        slice_ = dcmread(path)
+        slice_.compress(syntax, generate_instance_uid=False)
+        slice_.save_as(tmp_path / path.name)
+    for found, wanted in zip(voxels(tmp_path), voxels(DATA / "rsna_dicom"), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_the_series_as_one_multi_frame_file(tmp_path: Path) -> None:
+    """As highdicom converts it, which wants identifiers that conform."""
+    slices = [dcmread(path) for path in sorted((DATA / "rsna_dicom").glob("*.dcm"))]
+    uids: dict[str, str] = defaultdict(generate_uid)
+    for slice_ in slices:
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+            setattr(slice_, name, uids[slice_.get(name, name)])
+        slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID
+        slice_.SOPClassUID = slice_.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    whole = LegacyConvertedEnhancedCTImage(slices, generate_uid(), 1, generate_uid(), 1)
+    whole.save_as(tmp_path / "enhanced.dcm")
+    for found, wanted in zip(voxels(tmp_path), voxels(DATA / "rsna_dicom"), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
