@@ -244,6 +244,26 @@ def manifests(out: Path, output: Path, model_name: str | None) -> None:
 
 
 @main.command()
+@click.option("--to", type=click.IntRange(min=0), metavar="VERSION", help="Which; default: the one before.")
+@click.option(
+    "--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of a run that pushed."
+)
+@click.option("--model-name", help="Which model, where several are in service there.")
+@_reported
+def rollback(to: int | None, output: Path, model_name: str | None) -> None:
+    """Put an earlier version back in service, in one step that no request notices.
+
+    It becomes the newest version, as a copy; the one that it replaces stays in the folder. The next run with new data
+    is compared with it, and a run without new data does not push the replaced one again.
+    """
+    from pipeline.rollback import roll_back
+    from serving.manifests.render import model_folder
+
+    done = roll_back(model_folder(output, model_name), output, to)
+    click.echo(f"in service: {done.target}, a copy of version {done.source.name}, in place of {done.replaced.name}")
+
+
+@main.command()
 @click.argument("predictions", type=_FOLDER)
 @click.argument("truth", type=_FOLDER)
 @click.option("--prediction-pattern", help="Where masks lie in PREDICTIONS, e.g. {case}_mask.nii.gz; else found.")

@@ -20,9 +20,9 @@ from tfx.utils import json_utils, proto_utils
 from components.data_validator.findings import FILE_NAME, holding
 from components.evaluator.verdict import FILE_NAME as VERDICT
 from components.imaging.errors import UsageError
-from components.imaging.nifti import write_bytes
 from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.pusher.card import model_card, to_markdown
+from components.pusher.place import copy_whole, next_version, write_labels
 from components.servability.rules import FILE_NAME as SERVABILITY
 from serving.manifests.models_config import FILE_NAME as CONFIG_FILE
 from serving.manifests.models_config import labels_of, models_config
@@ -53,7 +53,8 @@ class Executor(tfx_pusher.Executor):
                     _card(self.GetModelPath(input_dict), input_dict, exec_properties, version),
                 )
                 names = [str(name).rstrip("/") for name in fileio.listdir(base)]
-                _write(base, _config(base, [int(name) for name in names if name.isdecimal()]))
+                labels = labels_of([int(name) for name in names if name.isdecimal()])
+                _write(base, {CONFIG_FILE: models_config(base.rstrip("/").rpartition("/")[2], labels)})
             return
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
@@ -62,13 +63,9 @@ class Executor(tfx_pusher.Executor):
         if served and _same(candidate, served[-1]):
             target = served[-1]
         else:
-            # Unix time as TFX has it, but a clock that was set back must not put a new model behind an old one, nor
-            # behind a folder that holds no model: TF Serving goes by the number alone.
-            newest = max((int(path.name) for path in Path(base).glob("*") if path.name.isdecimal()), default=0)
-            target = Path(base) / str(max(int(time.time()), newest + 1))
-            _copy_whole(candidate, target, _card(str(candidate), input_dict, exec_properties, target.name))
-        for name, text in _config(base, [int(path.name) for path in versions(Path(base))]).items():
-            write_bytes(Path(base) / name, text.encode())
+            target = next_version(Path(base))
+            copy_whole(candidate, target, _card(str(candidate), input_dict, exec_properties, target.name))
+        write_labels(Path(base))
         shutil.copytree(target, pushed.uri, dirs_exist_ok=True)
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
 
@@ -89,11 +86,6 @@ def _card(candidate: str, input_dict: dict[str, Any], exec_properties: dict[str,
     return dict(zip(CARD_FILES, texts, strict=True))
 
 
-def _config(base: str, numbers: list[int]) -> dict[str, str]:
-    """The server's configuration for these versions, by its place in the folder."""
-    return {CONFIG_FILE: models_config(os.path.basename(base.rstrip("/")), labels_of(numbers))}  # noqa: PTH119
-
-
 def _read(uri: str, name: str) -> Any:
     with fileio.open(os.path.join(uri, name), "r") as file:  # noqa: PTH118 - a URI
         return json.load(file)
@@ -112,23 +104,6 @@ def _is_held(report: str) -> bool:
     """Whether a finding against the data forbids the push."""
     with fileio.open(os.path.join(report, FILE_NAME), "r") as file:  # noqa: PTH118 - a URI
         return bool(holding(file.read()))
-
-
-def _copy_whole(source: Path, target: Path, texts: dict[str, str]) -> None:
-    """Copies a folder, and texts by their place in it, under a hidden name first: TF Serving takes only numbers.
-
-    What an earlier push that was killed left behind is removed.
-    """
-    for leftover in target.parent.glob(".*.part"):
-        shutil.rmtree(leftover)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copytree(source, part)
-        _write(str(part), texts)
-        part.rename(target)
-    except OSError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _same(candidate: Path, served: Path) -> bool:

@@ -14,6 +14,7 @@ from tfx import types
 from tfx.types import standard_artifacts
 
 from components.pusher import executor as module
+from components.pusher import place
 from components.pusher.component import Pusher
 from components.types import DataReport
 from serving.manifests.models_config import read_labels
@@ -246,7 +247,7 @@ def test_a_card_that_cannot_be_made_leaves_the_old_model_in_service(
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", fail)
+    monkeypatch.setattr(place, "write_bytes", fail)
     with pytest.raises(OSError, match="No space left"):
         push(candidate(tmp_path / "two", config_fingerprint="other"), base, tmp_path / "p2")
     assert files(base) == before
