@@ -244,6 +244,22 @@ def manifests(out: Path, output: Path, model_name: str | None) -> None:
 
 
 @main.command()
+@click.option("--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of the runs.")
+@click.option("--runs", type=click.IntRange(min=1), default=10, show_default=True, help="Newest runs to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, all runs and stages, as JSON.")
+@_reported
+def status(output: Path, runs: int, as_json: bool) -> None:
+    """Show runs and how they ended, what is in service, and what takes the room."""
+    from pipeline.status import output_status, print_status
+
+    found = output_status(output)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_status(found, runs)
+
+
+@main.command()
 @click.option("--to", type=click.IntRange(min=0), metavar="VERSION", help="Which; default: the one before.")
 @click.option(
     "--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of a run that pushed."

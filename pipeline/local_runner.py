@@ -27,6 +27,7 @@ from components.tuner.summary import search_summary
 from pipeline.config import Config
 from pipeline.console import captured, say
 from pipeline.last_run import LastRun, current_key, read_last_run, write_last_run
+from pipeline.lock import locked
 from serving.versions import versions
 
 if TYPE_CHECKING:
@@ -128,11 +129,19 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
         force: Run although nothing changed.
 
     Raises:
-        UsageError: The data folder or the output folder cannot be used.
+        UsageError: The data folder or the output folder cannot be used, or another run is under way there.
         IchError: A stage failed; the message says which and why, the log has the rest.
     """
     folders = Folders(output.resolve())
     _writable(folders.root)
+    started = datetime.datetime.now(datetime.UTC)
+    with locked(folders.root, f"{started:%Y%m%dT%H%M%S}"):
+        return _run(config, data, folders, started, verbose=verbose, force=force)
+
+
+def _run(
+    config: Config, data: Path, folders: Folders, started: datetime.datetime, *, verbose: bool, force: bool
+) -> Outcome:
     served = versions(folders.serving(config.output.model_name))
     cohort = _preflight(config, data)
     key = current_key(config, cohort, data)
@@ -141,17 +150,18 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
         earlier = _earlier_outcome(folders, last, served)
         if earlier is not None:
             return earlier
-    started = datetime.datetime.now(datetime.UTC)
-    run = started.strftime("%Y%m%dT%H%M%S")
+    run = f"{started:%Y%m%dT%H%M%S}"
     log = folders.logs / f"{run}.log"
     stages: list[dict[str, Any]] = []
     with captured(log, verbose=verbose):
         try:
             with _timed(stages, "start", log):
+                _write_summary(folders, run, config, data, stages)
                 nodes = list(_prepare(config, data.resolve(), folders))
             outputs: dict[str, dict[str, Path]] = {}
             for name, launch in nodes:
                 with _timed(stages, name, log) as stage:
+                    _write_summary(folders, run, config, data, stages)  # of a run that is killed, as far as it came
                     stage["cached"], outputs[name] = launch()
                     if name in _REPORTS:
                         stage["note"] = _publish_report(name, outputs[name]["report"], folders.reports / run)
@@ -416,8 +426,10 @@ def _write_summary(
     write_bytes(folders.runs / f"{run}.json", json.dumps(summary, indent=1).encode())
 
 
-def _exit_code(error: BaseException | None) -> int:
-    """What the command ends with, as `pipeline.cli` has it."""
+def _exit_code(error: BaseException | None) -> int | None:
+    """What the command ends with, as `pipeline.cli` has it; None while it has not ended."""
+    if error is None:
+        return None
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return error.exit_code if isinstance(error, IchError) else FAILED

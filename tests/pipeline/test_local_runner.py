@@ -19,6 +19,7 @@ from components.servability.rules import judge
 from pipeline import local_runner
 from pipeline.config import Config, ServabilityConfig
 from pipeline.local_runner import Outcome, run_pipeline
+from pipeline.lock import holder, locked
 from tests.cases import Sample, cuboid
 from tests.models import unloadable
 
@@ -536,3 +537,38 @@ def test_the_real_stages_up_to_a_gate_that_stops(tmp_path: Path, capfd: pytest.C
 
     # A flag of absl's that the runner sets: else readers take up to 1000 images at once.
     assert batch_util.GetBatchElementsKwargs(None)["max_batch_size"] == 20 * 1024 * 1024
+
+
+# --- runs that meet, or are killed
+
+
+def test_a_second_run_in_the_same_folder_is_refused_before_it_touches_anything(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    with locked(output, "20260101T000000"), pytest.raises(UsageError, match=r"20260101T000000.*is under way there"):
+        run_pipeline(CONFIG, data, output)
+    assert [path.name for path in output.iterdir()] == [".lock"]
+
+
+def test_a_killed_run_leaves_a_summary_of_how_far_it_came(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the disk while a stage runs is what is there if the process ends in it."""
+    output = tmp_path / "out"
+    left: dict[str, Any] = {}
+
+    def prepare(*_: Any) -> Any:
+        def launch() -> Any:
+            (path,) = (output / "runs").glob("*.json")
+            left.update(json.loads(path.read_text()), holder=holder(output))
+            raise IchError("enough")
+
+        yield "CuratedSchema", launch
+
+    monkeypatch.setattr(local_runner, "_prepare", prepare)
+    with pytest.raises(IchError, match="enough"):
+        run_pipeline(CONFIG, data, output)
+    assert (left["exit_code"], left["error"], left["holder"]) == (None, None, left["run"])
+    assert [stage["name"] for stage in left["stages"]] == ["start", "CuratedSchema"]
+    assert left["stages"][0]["state"] == "done" and "state" not in left["stages"][1]
+    assert holder(output) is None
