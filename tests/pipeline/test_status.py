@@ -111,7 +111,7 @@ def test_a_folder_without_runs(tmp_path: Path) -> None:
 
 
 def test_the_command(output: Path) -> None:
-    done = ich("status", "--output", output, "--runs", 5)
+    done = ich("status", "--output", output, "--runs", "5")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:4] for line in lines if "interrupted" in line] == [
