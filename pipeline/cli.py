@@ -61,6 +61,7 @@ def main() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
 @click.option("--folds", type=int, metavar="K", help="Cross-validate: short for --set training.folds=K.")
 @click.option("--force", is_flag=True, help="Run although nothing changed since the last run.")
+@click.option("--if-new-data", is_flag=True, help="Run only if files have come or changed: for a schedule.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TFX, Beam and TensorFlow print.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, last.")
 @_reported
@@ -71,16 +72,19 @@ def run(
     settings: tuple[str, ...],
     folds: int | None,
     force: bool,
+    if_new_data: bool,
     verbose: bool,
     as_json: bool,
 ) -> int:
     """Run the whole pipeline: scans in, a gated and pushed model out.
 
     Finished stages are reused, so the same command after a crash goes on where it stopped. Without new data, nor
-    another configuration or program, it says so and ends.
+    another configuration or program, it says so and ends; with --if-new-data, these two alone are no reason to run.
     """
     from pipeline.config import load_config
 
+    if force and if_new_data:
+        raise UsageError("--force and --if-new-data: contradict each other; give one of them")
     config = load_config(config_source, settings, training={"folds": folds})
     data = data or (Path(config.data.root) if config.data.root else None)
     output = output or (Path(config.output.root) if config.output.root else None)
@@ -90,7 +94,7 @@ def run(
         raise UsageError("no output folder; give --output, or output.root in the config")
     from pipeline.local_runner import run_pipeline
 
-    outcome = run_pipeline(config, data, output, verbose=verbose, force=force)
+    outcome = run_pipeline(config, data, output, verbose=verbose, force=force, if_new_data=if_new_data)
     from pipeline.verdict_text import verdict_lines
 
     for line in verdict_lines(outcome, output):

@@ -27,6 +27,7 @@ class LastRun:
         version: The version in service after it, if any.
         held: Whether findings against the data held the push.
         unservable: Whether the model could not be served as it must.
+        data: Hash of the data's files alone; empty in the record of an older program.
     """
 
     key: str
@@ -35,9 +36,14 @@ class LastRun:
     version: str | None
     held: bool
     unservable: bool = False
+    data: str = ""
 
-    def text(self) -> str:
-        """One line for the user."""
+    def text(self, *, wholly: bool = True) -> str:
+        """One line for the user.
+
+        Args:
+            wholly: Configuration and code are the same, too.
+        """
         when = datetime.datetime.strptime(self.run[:15], "%Y%m%dT%H%M%S")
         if self.exit_code == 0:
             became = f"pushed version {self.version}"
@@ -45,8 +51,9 @@ class LastRun:
             became = "was held by findings against the data" if self.held else "was refused by the gate"
             if self.unservable:
                 became = "was refused as not servable"
+        same = "files, configuration and code are" if wholly else "files are, though not configuration or code,"
         return (
-            f"no new data: files, configuration and code are those of the run of {when:%Y-%m-%d %H:%M} UTC, which "
+            f"no new data: {same} those of the run of {when:%Y-%m-%d %H:%M} UTC, which "
             f"{became}; nothing to do (--force runs anyway)"
         )
 

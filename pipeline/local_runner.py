@@ -18,9 +18,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.imaging.errors import IchError, UsageError
+from components.nifti_example_gen.layout import Cohort, fingerprint
 from components.servability.rules import FILE_NAME as SERVABILITY
 from components.servability.rules import in_short
 from components.tuner.summary import search_summary
@@ -29,9 +30,6 @@ from pipeline.console import captured, say
 from pipeline.last_run import LastRun, current_key, read_last_run, write_last_run
 from pipeline.lock import locked
 from serving.versions import versions
-
-if TYPE_CHECKING:
-    from components.nifti_example_gen.layout import Cohort
 
 PUSHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
@@ -118,7 +116,15 @@ class Folders:
         return self.root / "serving" / model_name
 
 
-def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = False, force: bool = False) -> Outcome:
+def run_pipeline(
+    config: Config,
+    data: Path,
+    output: Path,
+    *,
+    verbose: bool = False,
+    force: bool = False,
+    if_new_data: bool = False,
+) -> Outcome:
     """Runs every stage whose result is not there yet; nothing at all where nothing changed since the last run.
 
     Args:
@@ -127,6 +133,7 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
         output: The output folder; made if need be.
         verbose: Show what third parties print.
         force: Run although nothing changed.
+        if_new_data: Another configuration or program alone is no reason to run.
 
     Raises:
         UsageError: The data folder or the output folder cannot be used, or another run is under way there.
@@ -136,18 +143,26 @@ def run_pipeline(config: Config, data: Path, output: Path, *, verbose: bool = Fa
     _writable(folders.root)
     started = datetime.datetime.now(datetime.UTC)
     with locked(folders.root, f"{started:%Y%m%dT%H%M%S}"):
-        return _run(config, data, folders, started, verbose=verbose, force=force)
+        return _run(config, data, folders, started, verbose=verbose, force=force, if_new_data=if_new_data)
 
 
 def _run(
-    config: Config, data: Path, folders: Folders, started: datetime.datetime, *, verbose: bool, force: bool
+    config: Config,
+    data: Path,
+    folders: Folders,
+    started: datetime.datetime,
+    *,
+    verbose: bool,
+    force: bool,
+    if_new_data: bool,
 ) -> Outcome:
     served = versions(folders.serving(config.output.model_name))
     cohort = _preflight(config, data)
-    key = current_key(config, cohort, data)
+    key, files = current_key(config, cohort, data), fingerprint(cohort, data)
     last = read_last_run(folders.root)
-    if last is not None and last.key == key and last.version == _newest(served) and not force:
-        earlier = _earlier_outcome(folders, last, served)
+    if last is not None and last.version == _newest(served) and not force:
+        same = last.key == key or (if_new_data and last.data == files)
+        earlier = _earlier_outcome(folders, last, served, wholly=last.key == key) if same else None
         if earlier is not None:
             return earlier
     run = f"{started:%Y%m%dT%H%M%S}"
@@ -179,7 +194,7 @@ def _run(
     if outcome.held or outcome.unservable or not verdict["blessed"]:
         outcome.exit_code = REFUSED
     _write_summary(folders, run, config, data, stages, outcome=outcome)
-    last = LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held), bool(outcome.unservable))
+    last = LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held), bool(outcome.unservable), files)
     write_last_run(folders.root, last)
     return outcome
 
@@ -194,14 +209,14 @@ def _writable(root: Path) -> None:
         raise UsageError(f"{root}: cannot write there ({error.strerror}); choose another --output") from None
 
 
-def _earlier_outcome(folders: Folders, last: LastRun, served: list[Path]) -> Outcome | None:
+def _earlier_outcome(folders: Folders, last: LastRun, served: list[Path], *, wholly: bool) -> Outcome | None:
     """The outcome of a run that would only be repeated; None where its summary is gone."""
     try:
         summary = _read(folders.runs / f"{last.run}.json")
         verdict, findings, servability = summary["verdict"], summary["findings"], summary["servability"]
     except (OSError, ValueError, KeyError):
         return None
-    say(last.text())
+    say(last.text(wholly=wholly))
     log = folders.logs / f"{last.run}.log"
     return Outcome(PUSHED, verdict, served[-1] if served else None, log, [], findings, servability, last)
 

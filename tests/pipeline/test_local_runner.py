@@ -52,12 +52,12 @@ def data(tmp_path: Path) -> Path:
     return cohort(tmp_path / "data", {split: Sample(split, BLOOD, BLOOD) for split in ("train", "val", "test")})
 
 
-def run(data: Path, output: Path, *, verbose: bool = False, force: bool = False, config: Config = CONFIG) -> Outcome:
+def run(data: Path, output: Path, *, config: Config = CONFIG, **options: bool) -> Outcome:
     """Runs the pipeline while Python writes to descriptors 1 and 2, as it does outside of pytest."""
     with open(1, "w", closefd=False) as out, open(2, "w", closefd=False) as err, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        return run_pipeline(config, data, output, verbose=verbose, force=force)
+        return run_pipeline(config, data, output, **options)
 
 
 BOUNDS = ServabilityConfig().model_dump()
@@ -325,6 +325,32 @@ def test_without_new_data_nothing_is_started(
             run(data, tmp_path / "out", force=True)
     # Beam's arguments change no result.
     assert run(data, tmp_path / "out", config=changed(beam={"args": ["--x=1"]})).unchanged is not None
+
+
+def test_a_schedule_waits_for_new_data(
+    tmp_path: Path,
+    data: Path,
+    stages: dict[str, Callable[[], Any]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = run(data, tmp_path / "out", if_new_data=True)  # there was no run yet
+    assert first.unchanged is None
+    other = changed(gate={"min_mean_dice": 0.1})
+    with monkeypatch.context() as patch:
+        patch.setattr(local_runner, "_prepare", untouched)
+        capfd.readouterr()
+        assert run(data, tmp_path / "out", config=other, if_new_data=True).unchanged is not None
+        assert "no new data: files are, though not configuration or code, those of the run" in capfd.readouterr().out
+        with pytest.raises(IchError, match="although nothing changed"):
+            run(data, tmp_path / "out", config=other)
+        (path,) = data.glob("train.nii.gz")
+        os.utime(path, (1, 1))
+        with pytest.raises(IchError, match="although nothing changed"):
+            run(data, tmp_path / "out", if_new_data=True)
+    # What failed is tried again.
+    stages["Pusher"] = lambda: (False, {})  # the version is there already
+    assert run(data, tmp_path / "out", if_new_data=True).unchanged is None
 
 
 def changed(**sections: Any) -> Config:
