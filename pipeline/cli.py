@@ -9,12 +9,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from components.imaging.errors import IchError, UsageError
 from pipeline import __version__
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -42,6 +45,17 @@ def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
         sys.exit(code or 0)
 
     return run
+
+
+def _folders(config: Config, data: Path | None, output: Path | None) -> tuple[Path, Path]:
+    """Data and output folder, from the command line or else the configuration."""
+    data = data or (Path(config.data.root) if config.data.root else None)
+    output = output or (Path(config.output.root) if config.output.root else None)
+    if data is None:
+        raise UsageError("no data folder; give --data, or data.root in the config")
+    if output is None:
+        raise UsageError("no output folder; give --output, or output.root in the config")
+    return data, output
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,12 +100,7 @@ def run(
     if force and if_new_data:
         raise UsageError("--force and --if-new-data: contradict each other; give one of them")
     config = load_config(config_source, settings, training={"folds": folds})
-    data = data or (Path(config.data.root) if config.data.root else None)
-    output = output or (Path(config.output.root) if config.output.root else None)
-    if data is None:
-        raise UsageError("no data folder; give --data, or data.root in the config")
-    if output is None:
-        raise UsageError("no output folder; give --output, or output.root in the config")
+    data, output = _folders(config, data, output)
     from pipeline.local_runner import run_pipeline
 
     outcome = run_pipeline(config, data, output, verbose=verbose, force=force, if_new_data=if_new_data)
@@ -245,6 +254,55 @@ def manifests(out: Path, output: Path, model_name: str | None) -> None:
 
     for path in write_manifests(model_folder(output, model_name), out):
         click.echo(path)
+
+
+@main.command()
+@click.option("--cron", metavar="TIMES", help="Five fields as cron has them ('0 3 * * 1'), or @daily and the like.")
+@click.option("-c", "--config", "config_source", required=True, help="YAML file, or the name of a shipped config.")
+@click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
+@click.option("-o", "--output", type=_FOLDER, help="Output folder; default: output.root of the config.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, as for `ich run`.")
+@click.option("--name", help="Of the job; default: the config's. Another job of the same name takes its place.")
+@click.option("--with", "kind", type=click.Choice(["systemd", "cron"]), help="Default: systemd where it answers.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be installed.")
+@click.option("--remove", is_flag=True, help="Take the job of that name away instead.")
+@_reported
+def schedule(
+    cron: str | None,
+    config_source: str,
+    data: Path | None,
+    output: Path | None,
+    settings: tuple[str, ...],
+    name: str | None,
+    kind: str | None,
+    dry_run: bool,
+    remove: bool,
+) -> None:
+    """Retrain on this machine by the clock: a systemd timer of yours, or a line in your crontab.
+
+    What is due runs `ich run --if-new-data`: nothing happens unless scans have come. What it prints is added to
+    OUTPUT/logs/schedule.log. A run that is still under way when the next is due is left alone.
+    """
+    from pipeline.config import load_config
+    from pipeline.schedule import CRON, default_kind, install, job
+
+    config = load_config(config_source, settings)
+    kind, name = kind or default_kind(), name or config.name
+    if remove:
+        install(job(name, "@daily", [], Path()), kind, remove=True)  # the name says which
+        click.echo(f"taken away: {name}, with {kind}")
+        return
+    if cron is None:
+        raise UsageError("no times; give --cron, for example --cron '0 3 * * 1' for Mondays at 3:00")
+    data, output = _folders(config, data, output)
+    source = str(Path(config_source).resolve()) if Path(config_source).exists() else config_source
+    arguments = ["run", "--if-new-data", "-c", source, "-d", str(data.resolve()), "-o", str(output.resolve())]
+    made = job(name, cron, [*arguments, *(part for one in settings for part in ("--set", one))], output)
+    for text in [made.crontab_line()] if kind == CRON else made.units().values():
+        click.echo(text)
+    if not dry_run:
+        install(made, kind)
+        click.echo(f"installed: {name}, with {kind}")
 
 
 @main.command()

@@ -249,8 +249,9 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the runner is made to return or raise, and what it was called with."""
     box: dict[str, Any] = {}
 
-    def run_pipeline(config: Any, data: Path, output: Path, *, verbose: bool = False, force: bool = False) -> Outcome:
+    def run_pipeline(config: Any, data: Path, output: Path, *, verbose: bool, **options: bool) -> Outcome:
         box["called"] = (config, data, output, verbose)
+        box["options"] = options
         if "error" in box:
             raise box["error"]
         made: Outcome = box["outcome"]
@@ -442,3 +443,20 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [([], set()), (["--force"], {"force"}), (["--if-new-data"], {"if_new_data"})]
+)
+def test_whether_it_runs_without_need(
+    outcome: dict[str, Any], tmp_path: Path, flags: list[str], wanted: set[str]
+) -> None:
+    outcome["outcome"] = Outcome(0, VERDICT, None, Path("l"))
+    finished = ich("run", "-c", "demo", "-d", tmp_path, "-o", tmp_path / "o", *flags)
+    assert finished.exit_code == 0, finished.output
+    assert {name for name, given in outcome["options"].items() if given} == wanted
+
+
+def test_to_force_and_to_wait_contradict_each_other(outcome: dict[str, Any], tmp_path: Path) -> None:
+    finished = ich("run", "-c", "demo", "-d", tmp_path, "-o", tmp_path, "--force", "--if-new-data")
+    assert finished.exit_code == 2 and "called" not in outcome
