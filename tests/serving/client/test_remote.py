@@ -550,6 +550,8 @@ def test_ctrl_c_ends_at_once(served: Served, tmp_path: Path) -> None:
 
     served.backend.script = script
     program = (
+        # A job in the background is started with SIGINT ignored, and so is what it starts.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, pathlib; from components.imaging.nifti import read_volume\n"
         "from serving.client.remote import RemoteModel; from serving.prediction.outline import predict_volume\n"
         "path = pathlib.Path(sys.argv[2])\n"
