@@ -476,9 +476,6 @@ class PostprocessConfig(Section):
     false_positive_weight: float = Field(
         0.01, ge=0, description="mean Dice that tuning gives for one false-positive component less a scan"
     )
-    balance_sources: bool = Field(
-        False, description="sources of training.source_shares count alike in tuning; default: patients do"
-    )
 
     @model_validator(mode="after")
     def _core_above(self) -> PostprocessConfig:
@@ -611,8 +608,6 @@ class Config(Section):
                 f"training.source_shares: found {', '.join(shares)}, wanted a share for every key of data.sources: "
                 f"{', '.join(sources) or 'there is none, so leave it out'}"
             )
-        if self.postprocess.balance_sources and not shares:
-            raise ValueError("postprocess.balance_sources: wants training.source_shares, which names the sources")
         names = [window.name for window in self.windows]
         if len(set(names)) != len(names):
             raise ValueError(f"windows: names must differ, found {names}")

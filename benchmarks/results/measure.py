@@ -38,8 +38,6 @@ def configuration(row: Row, layouts: Mapping[str, Any]) -> dict[str, Any]:
     if "source_shares" in training:  # of one source there is nothing to share out
         shares = {name: share for name, share in training["source_shares"].items() if name in layouts}
         training["source_shares"] = shares if len(shares) > 1 else {}
-        if len(shares) < 2:
-            tree.setdefault("postprocess", {})["balance_sources"] = False
     return {**tree, "data": {"sources": dict(layouts)}}
 
 

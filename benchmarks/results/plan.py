@@ -25,7 +25,7 @@ _SCRATCH: dict[str, Any] = {
         },
     },
     "inference": {"mirror": False},
-    "postprocess": {"tune": False, "balance_sources": False},
+    "postprocess": {"tune": False},
 }  # fmt: skip
 """The shipped recipe's network with nothing else of it: where the ablation begins."""
 

@@ -143,26 +143,22 @@ def lesion_draws(
         UsageError: A patient is of no source in `shares`.
     """
     weights = {patient: max(found.lesion, 1) ** -balance for patient, found in patients.items()}
-    groups = by_source(patients, shares or {})
+    by_source = _by_source(patients, shares or {})
     drawn = {
         source: sum(patients[patient].lesion * weights[patient] for patient in members)
-        for source, members in groups.items()
+        for source, members in by_source.items()
     }
     wanted = {source: (shares or {"": 1.0})[source] for source, weight in drawn.items() if weight}
     scale = sum(found.lesion for found in patients.values()) / sum(wanted.values())
     return {
         patient: weights[patient] * scale * (wanted[source] / drawn[source] if drawn[source] else 0.0)
-        for source, members in groups.items()
+        for source, members in by_source.items()
         for patient in members
     }
 
 
-def by_source(patients: Collection[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
-    """The patients of each source in `shares`; without shares all are of one source without a name.
-
-    Raises:
-        UsageError: A patient is of no source in `shares`.
-    """
+def _by_source(patients: Collection[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
+    """The patients of each source in `shares`; without shares all are of one source without a name."""
     if not shares:
         return {"": list(patients)}
     found: dict[str, list[str]] = {}

@@ -14,15 +14,7 @@ import tensorflow_transform as tft
 from components.imaging.errors import IchError
 from components.imaging.postprocess import Postprocess
 from components.trainer.checkpoint import State
-from components.trainer.data import (
-    by_source,
-    count_patients,
-    lesion_draws,
-    list_shards,
-    steps_per_epoch,
-    total,
-    train_dataset,
-)
+from components.trainer.data import count_patients, lesion_draws, list_shards, steps_per_epoch, total, train_dataset
 from components.trainer.ensemble import build_ensemble
 from components.trainer.export import export_model
 from components.trainer.fingerprint import data_origin, package_versions, run_key
@@ -122,9 +114,7 @@ def run_fn(fn_args: Any, progress: Progress | None = None) -> None:
 
     post, tuning = Postprocess.from_dict(config["postprocess"]), {}
     if config["postprocess"]["tune"]:
-        counts = [case for item in fitted for case in item.validator.count()]
-        shares = config["training"]["source_shares"] if config["postprocess"]["balance_sources"] else {}
-        tuned = tune(counts, config["postprocess"], by_source({case.patient for case in counts}, shares))
+        tuned = tune([case for item in fitted for case in item.validator.count()], config["postprocess"])
         progress.say(tuned.summary())
         post, tuning = tuned.chosen.post, tuned.to_dict()
     by_part = [item.validator(post) for item in fitted]

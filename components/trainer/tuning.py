@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +53,7 @@ class Trial:
 
     Attributes:
         post: The settings.
-        dice: Mean Dice over patients, whose scans are averaged first; of several sources, the mean of their means.
+        dice: Mean Dice over patients, whose scans are averaged first.
         false_positive_components: Their mean number a scan, averaged likewise.
         objective: What is maximised: Dice less a little for each false-positive component.
     """
@@ -157,9 +157,7 @@ def count_case(
     return CaseCounts(patient, geometry.voxel_ml, int(np.count_nonzero(truth)), found)
 
 
-def tune(
-    cases: Sequence[CaseCounts], section: Mapping[str, Any], sources: Mapping[str, Collection[str]] | None = None
-) -> Tuning:
+def tune(cases: Sequence[CaseCounts], section: Mapping[str, Any]) -> Tuning:
     """Chooses the settings by coordinate ascent from the configured ones.
 
     One setting at a time takes, of the candidates within `SLACK` of the best, the one nearest to what is configured:
@@ -169,18 +167,16 @@ def tune(
     Args:
         cases: Counts of the validation split, at least one.
         section: The section `postprocess` of the configuration.
-        sources: Patients by source; sources count alike then, else patients do.
 
     Returns:
         Start, choice and all candidates.
     """
     start = Postprocess.from_dict(section)
-    groups = list((sources or {"": {case.patient for case in cases}}).values())
     tried: dict[Postprocess, Trial] = {}
 
     def trial(post: Postprocess) -> Trial:
         if post not in tried:
-            tried[post] = _measure(cases, groups, post, section["false_positive_weight"])
+            tried[post] = _measure(cases, post, section["false_positive_weight"])
         return tried[post]
 
     current = start
@@ -200,16 +196,12 @@ def tune(
     return Tuning(trial(start), trial(current), tuple(tried.values()))
 
 
-def _measure(
-    cases: Sequence[CaseCounts], groups: Sequence[Collection[str]], post: Postprocess, false_positive_weight: float
-) -> Trial:
+def _measure(cases: Sequence[CaseCounts], post: Postprocess, false_positive_weight: float) -> Trial:
     by_patient: dict[str, list[tuple[float, int]]] = {}
     for case in cases:
         by_patient.setdefault(case.patient, []).append(case.measure(post))
-    rows = {patient: np.mean(sorted(found), axis=0) for patient, found in by_patient.items()}
-    means = [np.mean([rows[patient] for patient in sorted(members) if patient in rows], axis=0)
-             for members in groups if not rows.keys().isdisjoint(members)]  # fmt: skip
-    dice, alarms = (float(value) for value in np.mean(means, axis=0))
+    rows = np.array([np.mean(sorted(by_patient[patient]), axis=0) for patient in sorted(by_patient)])
+    dice, alarms = (float(value) for value in rows.mean(axis=0))
     return Trial(post, dice, alarms, dice - false_positive_weight * alarms)
 
 

@@ -506,7 +506,5 @@ def test_source_shares_name_every_source_and_no_other() -> None:
         load_config("real_mixed", ["training.source_shares={ct_ich: 2.0}"])
     with pytest.raises(UsageError, match="there is none, so leave it out"):
         load_config("demo", ["training.source_shares={a: 1.0}"])
-    with pytest.raises(UsageError, match=r"balance_sources: wants training\.source_shares"):
-        load_config("demo", ["postprocess.balance_sources=true"])
     with pytest.raises(UsageError, match=r"source_shares\.ct_ich"):
         load_config("real_mixed", ["training.source_shares={ct_ich: 0, phe_sich: 1}"])

@@ -218,18 +218,6 @@ def test_scans_are_averaged_within_a_patient_first() -> None:
     assert found.objective == pytest.approx(found.dice - 0.01 * 1.75)
 
 
-def test_sources_count_alike_however_many_patients_they_have() -> None:
-    """Three patients are best at 0.7, the only one of the other source at 0.3, by a little more."""
-    many = [replace(simple({0.3: 700, 0.5: 750, 0.7: 950}), patient=f"a_{number}") for number in range(3)]
-    one = replace(simple({0.3: 700, 0.5: 500, 0.7: 400}), patient="b_0")
-    tried = one_threshold(thresholds=[0.3, 0.7])
-    assert tune([*many, one], tried).chosen.post.threshold == 0.7
-    found = tune([*many, one], tried, {"a": [case.patient for case in many], "b": ["b_0"], "c": ["c_0"]})
-    assert found.chosen.post.threshold == 0.3
-    alike = tune([many[0], one], tried)
-    assert (found.start.dice, found.chosen.dice) == pytest.approx((alike.start.dice, alike.chosen.dice))
-
-
 def test_the_order_of_the_scans_leaves_no_trace() -> None:
     counts = [count_case(f"p{seed % 3}", *_arguments(seed)) for seed in range(4)]
     results = [tune(list(order), ALL) for order in itertools.permutations(counts)]
