@@ -295,7 +295,7 @@ def schedule(
     if cron is None:
         raise UsageError("no times; give --cron, for example --cron '0 3 * * 1' for Mondays at 3:00")
     data, output = _folders(config, data, output)
-    source = str(Path(config_source).resolve()) if Path(config_source).exists() else config_source
+    source = str(Path(config_source).resolve()) if Path(config_source).is_file() else config_source
     arguments = ["run", "--if-new-data", "-c", source, "-d", str(data.resolve()), "-o", str(output.resolve())]
     made = job(name, cron, [*arguments, *(part for one in settings for part in ("--set", one))], output)
     for text in [made.crontab_line()] if kind == CRON else made.units().values():
