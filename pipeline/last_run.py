@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.imaging.nifti import write_bytes
-from components.nifti_example_gen.layout import Cohort, fingerprint
 from pipeline.code_version import all_parts, code_version
 from pipeline.config import Config
 
@@ -58,16 +57,15 @@ class LastRun:
         )
 
 
-def current_key(config: Config, cohort: Cohort, data: Path) -> str:
+def current_key(config: Config, files: str) -> str:
     """Hash of files, configuration (the gate's too) and code; no file is read.
 
     Args:
         config: The configuration; how Beam runs does not count.
-        cohort: What lies in the data folder.
-        data: That folder.
+        files: The data's `fingerprint`.
     """
     sections = sorted(name for name in type(config).model_fields if name != "beam")
-    parts = [fingerprint(cohort, data), config.subset(*sections), code_version(*all_parts())]
+    parts = [files, config.subset(*sections), code_version(*all_parts())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -158,7 +158,8 @@ def _run(
 ) -> Outcome:
     served = versions(folders.serving(config.output.model_name))
     cohort = _preflight(config, data)
-    key, files = current_key(config, cohort, data), fingerprint(cohort, data)
+    files = fingerprint(cohort, data)
+    key = current_key(config, files)
     last = read_last_run(folders.root)
     if last is not None and last.version == _newest(served) and not force:
         same = last.key == key or (if_new_data and last.data == files)

@@ -11,10 +11,10 @@ from typing import Any
 
 from components.imaging.errors import UsageError
 from components.pusher.card import to_markdown
-from components.pusher.place import copy_whole, next_version, write_labels
+from components.pusher.place import copy_whole, next_version, same_export, write_labels
 from pipeline.last_run import read_last_run, write_last_run
 from serving.manifests.models_config import CANARY, STABLE
-from serving.versions import CARD_FILES, read_contract, versions
+from serving.versions import CARD_FILES, versions
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def roll_back(folder: Path, output: Path, to: int | None = None) -> Restored:
         raise UsageError(f"{folder}: found no version, wanted two at least; nothing to go back to")
     current = found[-1]
     source = _named(found, to) if to is not None else _before(found)
-    if _same(source, current):
+    if same_export(source, current):
         raise UsageError(f"{source}: is the model in service already; give another version with --to")
     target = next_version(folder)
     try:
@@ -74,18 +74,13 @@ def _named(found: list[Path], to: int) -> Path:
 
 def _before(found: list[Path]) -> Path:
     """The version before the first copy of the one in service: going back twice goes back further."""
-    first = next(index for index, path in enumerate(found) if _same(path, found[-1]))
+    first = next(index for index, path in enumerate(found) if same_export(path, found[-1]))
     if first == 0:
         raise UsageError(
             f"{found[-1]}: is the oldest model there is, nothing to go back to; "
             f"--to names any of {', '.join(path.name for path in found)}"
         )
     return found[first - 1]
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether two versions came from the same export."""
-    return one == other or read_contract(one) == read_contract(other)
 
 
 def _card(source: Path, version: str) -> dict[str, str]:

@@ -112,7 +112,8 @@ def _served(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _disk(output: Path) -> dict[str, int]:
     sizes = {name: _size(output / name) for name in _FOLDERS}
-    return {**sizes, "other": _size(output) - sum(sizes.values()), "total": _size(output)}
+    total = _size(output)
+    return {**sizes, "other": total - sum(sizes.values()), "total": total}
 
 
 def _size(folder: Path) -> int:

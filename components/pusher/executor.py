@@ -19,14 +19,13 @@ from tfx.utils import json_utils, proto_utils
 
 from components.data_validator.findings import FILE_NAME, holding
 from components.evaluator.verdict import FILE_NAME as VERDICT
-from components.imaging.errors import UsageError
 from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.pusher.card import model_card, to_markdown
-from components.pusher.place import copy_whole, next_version, write_labels
+from components.pusher.place import copy_whole, next_version, same_export, write_labels
 from components.servability.rules import FILE_NAME as SERVABILITY
 from serving.manifests.models_config import FILE_NAME as CONFIG_FILE
 from serving.manifests.models_config import labels_of, models_config
-from serving.versions import CARD_FILES, CONTRACT_FILE, read_contract, versions
+from serving.versions import CARD_FILES, CONTRACT_FILE, versions
 
 DATA_REPORT_KEY, EVALUATION_KEY, EXAMPLES_KEY = "data_report", "evaluation", "examples"
 CONFIG_KEY = "config"
@@ -60,7 +59,7 @@ class Executor(tfx_pusher.Executor):
             self._MarkNotPushed(pushed)
             return
         candidate, served = Path(self.GetModelPath(input_dict)), versions(Path(base))
-        if served and _same(candidate, served[-1]):
+        if served and same_export(candidate, served[-1]):
             target = served[-1]
         else:
             target = next_version(Path(base))
@@ -104,11 +103,3 @@ def _is_held(report: str) -> bool:
     """Whether a finding against the data forbids the push."""
     with fileio.open(os.path.join(report, FILE_NAME), "r") as file:  # noqa: PTH118 - a URI
         return bool(holding(file.read()))
-
-
-def _same(candidate: Path, served: Path) -> bool:
-    """Whether two models came from the same export."""
-    try:
-        return read_contract(candidate) == read_contract(served)
-    except UsageError:
-        return False

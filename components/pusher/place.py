@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from components.imaging.errors import UsageError
 from components.imaging.nifti import write_bytes
 from serving.manifests.models_config import FILE_NAME, labels_of, models_config
-from serving.versions import versions
+from serving.versions import read_contract, versions
 
 
 def next_version(folder: Path) -> Path:
@@ -41,6 +42,14 @@ def copy_whole(source: Path, target: Path, texts: Mapping[str, str]) -> None:
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def same_export(one: Path, other: Path) -> bool:
+    """Whether two models came from the same export; one without a contract that can be read is like no other."""
+    try:
+        return one == other or read_contract(one) == read_contract(other)
+    except UsageError:
+        return False
 
 
 def write_labels(folder: Path, labels: Mapping[str, int] | None = None) -> None:
