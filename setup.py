@@ -55,6 +55,11 @@ DEVELOPMENT = [
     "mypy>=1.13",
     "types-PyYAML",
     "kubernetes-validate>=1.31,<2",
+    "kfp-kubernetes>=2.14,<2.17",
+    # A server with the API of S3, for the tests on buckets.
+    "moto[s3]>=5,<6",
+    "flask>=3,<4",
+    "flask-cors>=5,<7",
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
     "scikit-learn>=1.4,<2",

@@ -563,6 +563,43 @@ class BeamConfig(Section):
         return self.args if own_runner else [*runner, *self.args]
 
 
+class StageConfig(Section):
+    """What a stage gets on the cluster."""
+
+    cpu: float | None = Field(None, gt=0, description="processors, as limit")
+    memory_gib: float | None = Field(None, gt=0, description="memory, as limit")
+    gpus: int = Field(0, ge=0)
+    gpu_type: str = Field("nvidia.com/gpu", min_length=1, description="name of the resource")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="labels that the node must have")
+    tolerate: list[str] = Field(default_factory=list, description="keys of taints that do not keep it off a node")
+
+
+DEFAULT_STAGE = "default"
+_ABSOLUTE = Annotated[str, Field(pattern="^/")]
+
+
+class KubeflowConfig(Section):
+    """How the pipeline runs on Kubeflow Pipelines; shapes no result."""
+
+    image: str | None = Field(None, min_length=1, description="image made from the Dockerfile, with its tag")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="default: the cluster's")
+    resources: dict[str, StageConfig] = Field(
+        default_factory=dict, description="by stage, such as Trainer; default: of those that are not named"
+    )
+    volumes: dict[str, _ABSOLUTE] = Field(
+        default_factory=dict, description="claims of volumes and where every stage finds them"
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="environment of every stage; no secrets")
+    secrets: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="Kubernetes secrets: of each, which key becomes which variable"
+    )
+    retries: int = Field(2, ge=0, le=20, description="further tries of a stage that failed; training goes on")
+
+
+ELSEWHERE = frozenset({"beam", "kubeflow"})
+"""Sections that say where the pipeline runs, which changes no result."""
+
+
 class OutputConfig(Section):
     """Where everything a run makes goes."""
 
@@ -598,6 +635,7 @@ class Config(Section):
     validation: ValidationConfig = ValidationConfig()
     servability: ServabilityConfig = ServabilityConfig()
     beam: BeamConfig = BeamConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.imaging.errors import IchError, UsageError
+from components.imaging.errors import IchError, UsageError, root_cause
 from components.nifti_example_gen.layout import Cohort, fingerprint
 from components.servability.rules import FILE_NAME as SERVABILITY
 from components.servability.rules import in_short
@@ -260,7 +260,7 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     from tfx.orchestration.portable import launcher, runtime_parameter_utils
     from tfx.orchestration.portable.mlmd import execution_lib
 
-    from components.data_validator import store
+    from components.starting_point.state import State, serving_state, statistics_state
     from pipeline.pipeline import Places, create_pipeline
 
     absl_logging.set_verbosity(absl_logging.INFO)
@@ -279,8 +279,7 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
             work=str(folders.work),
             metadata=folders.metadata,
         ),
-        serving_state=",".join(path.name for path in versions(serving)),
-        statistics_state=store.state(str(folders.statistics)),
+        State(statistics=statistics_state(str(folders.statistics)), serving=serving_state(str(serving))),
     )
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(
@@ -325,14 +324,14 @@ def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[
         yield stage
     except IchError as error:
         stage["state"] = "failed"
-        raise _root_cause(error) from None
+        raise root_cause(error) from None
     except KeyboardInterrupt:
         stage["state"] = "interrupted"
         raise
     except Exception as error:
         stage["state"] = "failed"
         traceback.print_exc()
-        cause = _root_cause(error)
+        cause = root_cause(error)
         if isinstance(cause, IchError):
             raise cause from None
         text = " ".join(str(cause).split())[:500]
@@ -348,17 +347,6 @@ def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[
             say(f"  {name:<18}{stage['seconds']:8.1f} s{cached}{note}")
         else:
             say(f"  {name:<18}{stage['seconds']:8.1f} s  {stage.get('state', 'failed')}")
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The IchError behind an error, in its first wording: Beam appends the step to it. Else the error itself."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and not any(current is known for known in chain):
-        chain.append(current)
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    expected = [link for link in chain if isinstance(link, IchError)]
-    return expected[-1] if expected else error
 
 
 def _give_memory_back() -> None:

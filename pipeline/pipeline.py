@@ -19,10 +19,12 @@ from components.pusher.component import Pusher
 from components.run_report.component import RunReporter
 from components.servability.component import Servability
 from components.served_model.component import ServedModel
+from components.starting_point.component import StartingPoint
+from components.starting_point.state import State
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
 from pipeline.code_version import all_parts, code_version
-from pipeline.config import Config
+from pipeline.config import ELSEWHERE, Config
 from schema import features as f
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "schema.pbtxt"
@@ -49,17 +51,22 @@ class Places:
     metadata: Path | None = None
 
 
-def create_pipeline(
-    config: Config, places: Places, *, serving_state: str = "", statistics_state: str = ""
-) -> tfx.dsl.Pipeline:
+def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.dsl.Pipeline:
     """Builds the graph.
 
     Args:
         config: The configuration.
         places: Where to read and write.
-        serving_state: What is in service as the pipeline starts; another value makes the gate look anew.
-        statistics_state: Which earlier data is known as it starts; another value makes the validator look anew.
+        state: What there is as the pipeline starts: another model in service makes the gate look anew, other
+            statistics the validator. None where the pipeline is compiled ahead: a stage of its own looks then.
     """
+    starting_point = None
+    if state is None:
+        starting_point = StartingPoint(
+            folder=places.data, data=config.subset("data"), statistics=places.statistics, serving=places.serving
+        )
+        state = State()  # the compiler passes on what that stage finds
+
     # 1. Scans and masks become slice examples, split by patient.
     example_gen = NiftiExampleGen(
         places.data,
@@ -82,7 +89,7 @@ def create_pipeline(
         max_quarantined=json.dumps(config.data.max_quarantined),
         store=places.statistics,
         serving=places.serving,
-        state=f"{serving_state}|{statistics_state}",
+        state=f"{state.serving}|{state.statistics}",
         code_version=code_version("data_validator", "serving"),
     )
     reporter = DataReporter(
@@ -158,7 +165,7 @@ def create_pipeline(
     served = ServedModel(
         folder=places.serving,
         grid=config.subset("grid"),
-        state=serving_state,
+        state=state.serving,
         code_version=code_version("served_model"),
     )
     evaluator = Evaluator(
@@ -171,7 +178,7 @@ def create_pipeline(
     )
 
     # 6. Whatever it decides is put on one page, with all that the decision rests on.
-    left_out = {"beam"} if config.tuner.enabled else {"beam", "tuner"}  # what is off reruns nothing
+    left_out = ELSEWHERE if config.tuner.enabled else {*ELSEWHERE, "tuner"}  # what is off reruns nothing
     settings = config.subset(*(name for name in type(config).model_fields if name not in left_out))
     run_reporter = RunReporter(
         evaluation=evaluator.outputs["evaluation"],
@@ -210,6 +217,7 @@ def create_pipeline(
         pipeline_name=config.name.replace("_", "-"),  # Kubeflow takes no underscores
         pipeline_root=places.artifacts,
         components=[
+            *([starting_point] if starting_point else []),
             example_gen,
             statistics,
             schema,

@@ -35,3 +35,14 @@ class ScanError(IchError):
     def __reduce__(self) -> tuple[type[ScanError], tuple[str, str]]:
         """Lets it travel between processes."""
         return type(self), (self.code, str(self))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The IchError behind an error, in its first wording: Beam appends the step to it. Else the error itself."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and not any(current is known for known in chain):
+        chain.append(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    expected = [link for link in chain if isinstance(link, IchError)]
+    return expected[-1] if expected else error

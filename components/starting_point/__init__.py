@@ -1,0 +1,1 @@
+"""What there is as a run starts."""
