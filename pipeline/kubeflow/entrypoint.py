@@ -106,6 +106,12 @@ def run(arguments: Sequence[str], root: str) -> None:
 
     flags.FLAGS(["ich", "--tfxio_use_byte_size_batching"])  # else readers batch up to 1000 examples, images and all
     absl_logging.set_verbosity(absl_logging.INFO)
+    outputs = executor_input["outputs"]
+    for name, artifacts in outputs.get("artifacts", {}).items():
+        for artifact in artifacts["artifacts"]:  # executors expect a folder, as TFX's own runner makes it
+            folder = Path(artifact["uri"])
+            is_value = name in outputs.get("parameters", {})  # a file
+            (folder.parent if is_value else folder).mkdir(parents=True, exist_ok=True)
     kubeflow_v2_run_executor.main((options, beam_args))
     told = Path(executor_input["outputs"]["outputFile"])
     told.write_text(json.dumps(to_remote(json.loads(told.read_text(encoding="utf-8")), root)), encoding="utf-8")
