@@ -1,4 +1,4 @@
-"""The graph: which stage follows which, what is cached on what, and that Kubeflow takes it as it is."""
+"""The graph: which stage follows which, and what is cached on what."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ from typing import Any
 
 import pytest
 import tfx.v1 as tfx
-import yaml
 from tfx.dsl.compiler import compiler
 
-from pipeline.config import Config, load_config, shipped_configs
+from components.starting_point.state import State
+from pipeline.config import Config, load_config
 from pipeline.pipeline import Places, create_pipeline
 from schema import features as f
 
-REMOTE = Places(
-    data="gs://b/data",
-    artifacts="gs://b/root",
-    serving="gs://b/serving",
-    work="gs://b/work",
-    statistics="gs://b/statistics",
-)
 STAGES = [
     "NiftiExampleGen", "StatisticsGen", "CuratedSchema", "DataValidator", "DataReporter", "DataGate", "Transform",
     "Trainer", "ServedModel", "Evaluator", "RunReporter", "Servability", "Pusher",
@@ -40,9 +33,9 @@ def local(folder: Path) -> Places:
     )
 
 
-def nodes(config: Config, places: Places, **options: Any) -> dict[str, Any]:
+def nodes(config: Config, places: Places, **state: str) -> dict[str, Any]:
     """The compiled stages by name, in order."""
-    compiled = compiler.Compiler().compile(create_pipeline(config, places, **options))
+    compiled = compiler.Compiler().compile(create_pipeline(config, places, State(**state)))
     return {node.pipeline_node.node_info.id: node.pipeline_node for node in compiled.nodes}
 
 
@@ -101,7 +94,7 @@ def test_a_report_that_fails_holds_no_push(stages: dict[str, Any]) -> None:
 
 
 def test_no_resolver_node(stages: dict[str, Any], tmp_path: Path) -> None:
-    for component in create_pipeline(load_config("demo"), local(tmp_path)).components:
+    for component in create_pipeline(load_config("demo"), local(tmp_path), None).components:
         assert not isinstance(component, tfx.dsl.Resolver)
     assert not any("resolver" in stage.node_info.type.name.lower() for stage in stages.values())
 
@@ -154,10 +147,10 @@ def test_a_setting_reruns_the_stages_that_it_concerns(stages: dict[str, Any], tm
 
 def test_another_model_in_service_makes_the_gate_look_anew(tmp_path: Path) -> None:
     config, places = load_config("demo"), local(tmp_path)
-    one, other = nodes(config, places, serving_state="1"), nodes(config, places, serving_state="1,2")
+    one, other = nodes(config, places, serving="1"), nodes(config, places, serving="1,2")
     assert changed(one, other) == {"ServedModel", "DataValidator"}
-    assert changed(one, nodes(config, places, serving_state="1")) == set()
-    assert changed(one, nodes(config, places, serving_state="1", statistics_state="a")) == {"DataValidator"}
+    assert changed(one, nodes(config, places, serving="1")) == set()
+    assert changed(one, nodes(config, places, serving="1", statistics="a")) == {"DataValidator"}
 
 
 def test_an_edited_schema_is_not_served_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,22 +273,12 @@ def test_transform_makes_no_second_copy_of_the_images(stages: dict[str, Any]) ->
     assert found["disable_statistics"].field_value.int_value == 1
 
 
-@pytest.mark.parametrize(("name", "settings"), [*((name, []) for name in shipped_configs()), ("demo", TUNED)])
-def test_every_shipped_config_compiles_for_kubeflow(name: str, settings: list[str], tmp_path: Path) -> None:
-    runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
-        config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
-            default_image="ich:1", use_pipeline_spec_2_1=True
-        ),
-        output_dir=str(tmp_path),
-        output_filename="pipeline.yaml",
-    )
-    runner.run(create_pipeline(load_config(name, settings), REMOTE))
-    spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
-    tasks = spec["root"]["dag"]["tasks"]
-    assert sorted(tasks) == sorted([*STAGES, *(["Tuner"] if settings else [])])
-    assert ("Tuner" in tasks["Trainer"]["dependentTasks"]) == bool(settings)
-    assert "DataGate" in tasks["Transform"]["dependentTasks"]
-    assert "DataReporter" in tasks["DataGate"]["dependentTasks"]
-    executors = spec["deploymentSpec"]["executors"]
-    assert not any("resolver" in executor for executor in executors.values())
-    assert all(executor["container"]["image"] == "ich:1" for executor in executors.values())
+def test_where_it_runs_shapes_no_result(stages: dict[str, Any], tmp_path: Path) -> None:
+    base = nodes(load_config("demo"), local(tmp_path))
+    for setting in ("kubeflow.image=ich:2", "beam.args=[--direct_num_workers=2]"):
+        assert changed(base, nodes(load_config("demo", [setting]), local(tmp_path))) == set(), setting
+
+
+def test_compiled_ahead_a_stage_looks_first(tmp_path: Path) -> None:
+    compiled = compiler.Compiler().compile(create_pipeline(load_config("demo"), local(tmp_path), None))
+    assert {node.pipeline_node.node_info.id for node in compiled.nodes} == {*STAGES, "StartingPoint"}
