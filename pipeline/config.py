@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -563,11 +564,74 @@ class BeamConfig(Section):
         return self.args if own_runner else [*runner, *self.args]
 
 
+class KubeflowConfig(Section):
+    """Where Kubeflow Pipelines answers and how runs are started there. No secret stands here: see `token_file`."""
+
+    host: str | None = Field(
+        None, description="URL of the API, e.g. http://127.0.0.1:8888 of a port-forward; default: KF_PIPELINES_ENDPOINT"
+    )
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = Field(
+        None, description="of the runs, where users have namespaces of their own; null: there is only one"
+    )
+    experiment: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="runs are listed under it; default: the config's name"
+    )
+    pipeline_root: str | None = Field(
+        None, description="URI of the artifacts, s3://, gs:// or minio://; null: the cluster's default"
+    )
+    service_account: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = Field(
+        None, description="Kubernetes service account of the runs; null: the cluster's default"
+    )
+    token_file: str | None = Field(
+        None,
+        description="file with the bearer token; default: KF_PIPELINES_SA_TOKEN_PATH or KF_PIPELINES_TOKEN",
+    )
+    timeout_seconds: float = Field(60.0, gt=0, le=3600, description="an answer that takes longer is given up")
+    verify_tls: bool = Field(True, description="whether the server's certificate is checked")
+    ca_cert: str | None = Field(None, description="file of certificates to trust; default: SSL_CERT_FILE, or the usual")
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str | None) -> str | None:
+        return host if host is None else api_address(host)
+
+    @field_validator("pipeline_root")
+    @classmethod
+    def _bucket(cls, root: str | None) -> str | None:
+        if root is not None and not re.fullmatch(r"(s3|gs|minio)://[^/\s].*", root):
+            raise ValueError("must be a URI that the cluster can write to: s3://, gs:// or minio:// and a bucket")
+        return root
+
+
+def api_address(url: str) -> str:
+    """The address of an API without what may be left out.
+
+    Raises:
+        ValueError: It is none, or holds a secret.
+    """
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc:
+        raise ValueError("must hold neither user nor password: a token goes into kubeflow.token_file")
+    try:
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number
+        known = False
+    if not known or parts.query or parts.fragment:
+        raise ValueError(
+            "must be the API's URL, for example http://127.0.0.1:8888 or https://kubeflow.example/pipeline"
+        )
+    return url.strip().rstrip("/")
+
+
 class OutputConfig(Section):
     """Where everything a run makes goes."""
 
     root: str | None = Field(None, description="output folder; `--output` overrides it")
     model_name: str = Field("ich", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+NO_RESULT = frozenset({"beam", "kubeflow"})
+"""Sections that say where and how a run works: they change no result, and another value of theirs reruns nothing."""
 
 
 class Config(Section):
@@ -598,6 +662,7 @@ class Config(Section):
     validation: ValidationConfig = ValidationConfig()
     servability: ServabilityConfig = ServabilityConfig()
     beam: BeamConfig = BeamConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")

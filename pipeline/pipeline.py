@@ -22,7 +22,7 @@ from components.served_model.component import ServedModel
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
 from pipeline.code_version import all_parts, code_version
-from pipeline.config import Config
+from pipeline.config import NO_RESULT, Config
 from schema import features as f
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "schema.pbtxt"
@@ -171,7 +171,7 @@ def create_pipeline(
     )
 
     # 6. Whatever it decides is put on one page, with all that the decision rests on.
-    left_out = {"beam"} if config.tuner.enabled else {"beam", "tuner"}  # what is off reruns nothing
+    left_out = NO_RESULT if config.tuner.enabled else NO_RESULT | {"tuner"}  # what is off reruns nothing
     settings = config.subset(*(name for name in type(config).model_fields if name not in left_out))
     run_reporter = RunReporter(
         evaluation=evaluator.outputs["evaluation"],

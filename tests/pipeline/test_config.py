@@ -78,6 +78,13 @@ def refusal(source: Path | str, *settings: str) -> str:
         ("windows=[]", ["windows:", "at least 1"]),
         ("name=Not A Name", ["name:", "'Not A Name'", "pattern"]),
         ("output.model_name=../x", ["output.model_name:", "'../x'", "pattern"]),
+        ("kubeflow.host=kubeflow.example", ["kubeflow.host:", "'kubeflow.example'", "https://kubeflow.example/pipeline"]),
+        ("kubeflow.host=http://a:b", ["kubeflow.host:", "must be the API's URL"]),
+        ("kubeflow.host=http://a/?x=1", ["kubeflow.host:", "must be the API's URL"]),
+        ("kubeflow.host=http://me:secret@a", ["kubeflow.host:", "neither user nor password", "kubeflow.token_file"]),
+        ("kubeflow.namespace=My_Team", ["kubeflow.namespace:", "'My_Team'", "pattern"]),
+        ("kubeflow.pipeline_root=/data", ["kubeflow.pipeline_root:", "'/data'", "s3://, gs:// or minio://"]),
+        ("kubeflow.timeout_seconds=0", ["kubeflow.timeout_seconds:", "0", "greater than 0"]),
         # layouts
         ("data.image=images/*.nii.gz", ["data.image:", "'images/*.nii.gz'", "{case} once"]),
         ("data.image='{case}/{case}.nii.gz'", ["data.image:", "{case} once"]),
@@ -331,6 +338,7 @@ CHANGES = {
     "servability": "servability.max_load_seconds=7",
     "validation": "validation.skew=hold",
     "beam": "beam.args=[--a]",
+    "kubeflow": "kubeflow.host=http://127.0.0.1:8888",
     "output": "output.model_name=other",
 }
 
