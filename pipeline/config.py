@@ -603,20 +603,25 @@ class KubeflowConfig(Section):
         return root
 
 
+class HoldsSecretError(ValueError):
+    """A value that must not be shown, not even in the message that refuses it."""
+
+
 def api_address(url: str) -> str:
     """The address of an API without what may be left out.
 
     Raises:
         ValueError: It is none, or holds a secret.
     """
-    parts = urlsplit(url.strip())
-    if "@" in parts.netloc:
-        raise ValueError("must hold neither user nor password: a token goes into kubeflow.token_file")
+    if "@" in url:
+        raise HoldsSecretError("must hold neither user nor password; put a token into kubeflow.token_file")
     try:
+        parts = urlsplit(url.strip())
         known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number
+        known = known and not parts.query and not parts.fragment
+    except ValueError:  # brackets without their counterpart, a port that is no number
         known = False
-    if not known or parts.query or parts.fragment:
+    if not known:
         raise ValueError(
             "must be the API's URL, for example http://127.0.0.1:8888 or https://kubeflow.example/pipeline"
         )
@@ -830,7 +835,8 @@ def _explain(error: ValidationError) -> Iterable[str]:
             yield f"  {path}: missing; it must be given"
         elif problem["type"] == "value_error":
             text = str(problem["ctx"]["error"])
-            found = "" if isinstance(value, dict | BaseModel) else f" found {value!r};"
+            shown = not isinstance(value, dict | BaseModel) and not isinstance(problem["ctx"]["error"], HoldsSecretError)
+            found = f" found {value!r};" if shown else ""
             yield "  " + f"{path + ':' if path else ''}{found} {text}".strip()
         else:
             yield f"  {path}: found {value!r} ({type(value).__name__}); {problem['msg'][0].lower()}{problem['msg'][1:]}"
