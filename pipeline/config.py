@@ -835,7 +835,8 @@ def _explain(error: ValidationError) -> Iterable[str]:
             yield f"  {path}: missing; it must be given"
         elif problem["type"] == "value_error":
             text = str(problem["ctx"]["error"])
-            shown = not isinstance(value, dict | BaseModel) and not isinstance(problem["ctx"]["error"], HoldsSecretError)
+            secret = isinstance(problem["ctx"]["error"], HoldsSecretError)
+            shown = not isinstance(value, dict | BaseModel) and not secret
             found = f" found {value!r};" if shown else ""
             yield "  " + f"{path + ':' if path else ''}{found} {text}".strip()
         else:
