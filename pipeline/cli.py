@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.imaging.errors import IchError, UsageError
+from components.imaging.errors import UsageError
 from pipeline import __version__
+from pipeline.kubeflow.commands import kubeflow
+from pipeline.reported import reported as _reported
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -24,27 +25,6 @@ _FOLDER = click.Path(path_type=Path)
 
 def _model_option(help: str) -> Callable[[Any], Any]:
     return click.option("-m", "--model", type=_FOLDER, default=Path("output"), show_default=True, help=help)
-
-
-def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns an expected failure into one block on standard error and its exit code."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except IchError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to go on", err=True)
-            sys.exit(130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        sys.exit(code or 0)
-
-    return run
 
 
 def _folders(config: Config, data: Path | None, output: Path | None) -> tuple[Path, Path]:
@@ -66,6 +46,9 @@ def main() -> None:
     Not a medical device. Exit codes: 0 done, 1 failure, 2 bad usage, configuration or scan, 3 trained but refused
     by the gate or held by what was found against the data.
     """
+
+
+main.add_command(kubeflow)
 
 
 @main.command()

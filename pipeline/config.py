@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -579,8 +580,30 @@ _ABSOLUTE = Annotated[str, Field(pattern="^/")]
 
 
 class KubeflowConfig(Section):
-    """How the pipeline runs on Kubeflow Pipelines; shapes no result."""
+    """Where Kubeflow Pipelines answers and how runs are started there. No secret stands here: see `token_file`."""
 
+    host: str | None = Field(
+        None, description="URL of the API, e.g. http://127.0.0.1:8888 of a port-forward; default: KF_PIPELINES_ENDPOINT"
+    )
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = Field(
+        None, description="of the runs, where users have namespaces of their own; null: there is only one"
+    )
+    experiment: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="runs are listed under it; default: the config's name"
+    )
+    pipeline_root: str | None = Field(
+        None, description="URI of the artifacts, s3://, gs:// or minio://; null: the cluster's default"
+    )
+    service_account: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = Field(
+        None, description="Kubernetes service account of the runs; null: the cluster's default"
+    )
+    token_file: str | None = Field(
+        None,
+        description="file with the bearer token; default: KF_PIPELINES_SA_TOKEN_PATH or KF_PIPELINES_TOKEN",
+    )
+    timeout_seconds: float = Field(60.0, gt=0, le=3600, description="an answer that takes longer is given up")
+    verify_tls: bool = Field(True, description="whether the server's certificate is checked")
+    ca_cert: str | None = Field(None, description="file of certificates to trust; default: SSL_CERT_FILE, or the usual")
     image: str | None = Field(None, min_length=1, description="image made from the Dockerfile, with its tag")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="default: the cluster's")
     resources: dict[str, StageConfig] = Field(
@@ -595,9 +618,42 @@ class KubeflowConfig(Section):
     )
     retries: int = Field(2, ge=0, le=20, description="further tries of a stage that failed; training goes on")
 
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str | None) -> str | None:
+        return host if host is None else api_address(host)
 
-ELSEWHERE = frozenset({"beam", "kubeflow"})
-"""Sections that say where the pipeline runs, which changes no result."""
+    @field_validator("pipeline_root")
+    @classmethod
+    def _bucket(cls, root: str | None) -> str | None:
+        if root is not None and not re.fullmatch(r"(s3|gs|minio)://[^/\s].*", root):
+            raise ValueError("must be a URI that the cluster can write to: s3://, gs:// or minio:// and a bucket")
+        return root
+
+
+class HoldsSecretError(ValueError):
+    """A value that must not be shown, not even in the message that refuses it."""
+
+
+def api_address(url: str) -> str:
+    """The address of an API without what may be left out.
+
+    Raises:
+        ValueError: It is none, or holds a secret.
+    """
+    if "@" in url:
+        raise HoldsSecretError("must hold neither user nor password; put a token into kubeflow.token_file")
+    try:
+        parts = urlsplit(url.strip())
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        known = known and not parts.query and not parts.fragment
+    except ValueError:  # brackets without their counterpart, a port that is no number
+        known = False
+    if not known:
+        raise ValueError(
+            "must be the API's URL, for example http://127.0.0.1:8888 or https://kubeflow.example/pipeline"
+        )
+    return url.strip().rstrip("/")
 
 
 class OutputConfig(Section):
@@ -605,6 +661,10 @@ class OutputConfig(Section):
 
     root: str | None = Field(None, description="output folder; `--output` overrides it")
     model_name: str = Field("ich", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+NO_RESULT = frozenset({"beam", "kubeflow"})
+"""Sections that say where and how a run works: they change no result, and another value of theirs reruns nothing."""
 
 
 class Config(Section):
@@ -803,7 +863,9 @@ def _explain(error: ValidationError) -> Iterable[str]:
             yield f"  {path}: missing; it must be given"
         elif problem["type"] == "value_error":
             text = str(problem["ctx"]["error"])
-            found = "" if isinstance(value, dict | BaseModel) else f" found {value!r};"
+            secret = isinstance(problem["ctx"]["error"], HoldsSecretError)
+            shown = not isinstance(value, dict | BaseModel) and not secret
+            found = f" found {value!r};" if shown else ""
             yield "  " + f"{path + ':' if path else ''}{found} {text}".strip()
         else:
             yield f"  {path}: found {value!r} ({type(value).__name__}); {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.imaging.nifti import write_bytes
 from pipeline.code_version import all_parts, code_version
-from pipeline.config import ELSEWHERE, Config
+from pipeline.config import NO_RESULT, Config
 
 FILE_NAME = "last_run.json"
 
@@ -61,10 +61,10 @@ def current_key(config: Config, files: str) -> str:
     """Hash of files, configuration (the gate's too) and code; no file is read.
 
     Args:
-        config: The configuration; where it runs does not count.
+        config: The configuration; where and how it runs does not count.
         files: The data's `fingerprint`.
     """
-    sections = sorted(name for name in type(config).model_fields if name not in ELSEWHERE)
+    sections = sorted(name for name in type(config).model_fields if name not in NO_RESULT)
     parts = [files, config.subset(*sections), code_version(*all_parts())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -24,7 +24,7 @@ from components.starting_point.state import State
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
 from pipeline.code_version import all_parts, code_version
-from pipeline.config import ELSEWHERE, Config
+from pipeline.config import NO_RESULT, Config
 from schema import features as f
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "schema.pbtxt"
@@ -178,7 +178,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
     )
 
     # 6. Whatever it decides is put on one page, with all that the decision rests on.
-    left_out = ELSEWHERE if config.tuner.enabled else {*ELSEWHERE, "tuner"}  # what is off reruns nothing
+    left_out = NO_RESULT if config.tuner.enabled else NO_RESULT | {"tuner"}  # what is off reruns nothing
     settings = config.subset(*(name for name in type(config).model_fields if name not in left_out))
     run_reporter = RunReporter(
         evaluation=evaluator.outputs["evaluation"],

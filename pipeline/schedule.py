@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import os
 import re
 import shlex
@@ -84,6 +86,31 @@ class Times:
         by_weekday = f"{named} *-{months}-* {clock}"
         return [by_weekday] if self.days is None else [by_date, by_weekday]
 
+    def six_fields(self) -> str:
+        """The same for Kubeflow: seconds first, Sunday is 0 alone, and a star is only where any day will do.
+
+        Its reader (robfig/cron) takes five fields for six without the weekday. To it a star, also one with steps,
+        means that both the day of the month and that of the week must fit; else either does.
+        """
+        parts = [_ranges(self.minutes, 60), _ranges(self.hours, 24), _ranges(self.days or (), 0) or "*"]
+        return " ".join(["0", *parts, _ranges(self.months, 12), _ranges(self.weekdays or (), 0) or "*"])
+
+    def next_after(self, moment: datetime.datetime) -> datetime.datetime | None:
+        """When it is due next; None where it is not within the five years that Kubeflow looks ahead."""
+        start = moment.replace(second=0, microsecond=0) + datetime.timedelta(minutes=1)
+        for ahead in range(5 * 366):
+            day = start.date() + datetime.timedelta(days=ahead)
+            by_date = self.days is not None and day.day in self.days
+            by_weekday = self.weekdays is not None and day.isoweekday() % 7 in self.weekdays
+            any_day = self.days is None and self.weekdays is None
+            if day.month not in self.months or not (by_date or by_weekday or any_day):
+                continue
+            for hour, minute in itertools.product(self.hours, self.minutes):
+                due = datetime.datetime.combine(day, datetime.time(hour, minute), moment.tzinfo)
+                if due >= start:
+                    return due
+        return None
+
 
 def _values(field: str, name: str, low: int, high: int, names: Sequence[str], text: str) -> tuple[int, ...]:
     found: set[int] = set()
@@ -112,6 +139,17 @@ def _values(field: str, name: str, low: int, high: int, names: Sequence[str], te
             raise problem
         found.update(range(start, end + 1, int(step or 1)))
     return tuple(sorted(found))
+
+
+def _ranges(values: Sequence[int], of: int) -> str:
+    """Numbers as cron has them, three or more in a row as a range; a star where there are `of`."""
+    if len(values) == of:
+        return "*"
+    parts: list[str] = []
+    for _, group in itertools.groupby(enumerate(values), lambda item: item[1] - item[0]):
+        row = [value for _, value in group]
+        parts += [f"{row[0]}-{row[-1]}"] if len(row) > 2 else [str(value) for value in row]
+    return ",".join(parts)
 
 
 def _listed(values: Sequence[int], of: int) -> str:

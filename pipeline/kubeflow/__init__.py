@@ -1,1 +1,1 @@
-"""The same pipeline on Kubeflow Pipelines 2."""
+"""Runs on Kubeflow Pipelines 2."""

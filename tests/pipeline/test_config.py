@@ -78,6 +78,13 @@ def refusal(source: Path | str, *settings: str) -> str:
         ("windows=[]", ["windows:", "at least 1"]),
         ("name=Not A Name", ["name:", "'Not A Name'", "pattern"]),
         ("output.model_name=../x", ["output.model_name:", "'../x'", "pattern"]),
+        ("kubeflow.host=kubeflow.example", ["kubeflow.host:", "'kubeflow.example'", "https://kubeflow.example/pipeline"]),
+        ("kubeflow.host=http://a:b", ["kubeflow.host:", "must be the API's URL"]),
+        ("kubeflow.host=http://a/?x=1", ["kubeflow.host:", "must be the API's URL"]),
+        ("kubeflow.host=http://[::1", ["kubeflow.host:", "must be the API's URL"]),
+        ("kubeflow.namespace=My_Team", ["kubeflow.namespace:", "'My_Team'", "pattern"]),
+        ("kubeflow.pipeline_root=/data", ["kubeflow.pipeline_root:", "'/data'", "s3://, gs:// or minio://"]),
+        ("kubeflow.timeout_seconds=0", ["kubeflow.timeout_seconds:", "0", "greater than 0"]),
         # layouts
         ("data.image=images/*.nii.gz", ["data.image:", "'images/*.nii.gz'", "{case} once"]),
         ("data.image='{case}/{case}.nii.gz'", ["data.image:", "{case} once"]),
@@ -106,6 +113,12 @@ def test_refusal_names_path_value_and_what_is_allowed(minimal: Path, setting: st
         assert part in message, message
     assert "pydantic" not in message
     assert "errors.pydantic.dev" not in message
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(minimal: Path) -> None:
+    message = refusal(minimal, "kubeflow.host=https://me:hunter2@kubeflow.example")
+    assert "kubeflow.host: must hold neither user nor password; put a token into kubeflow.token_file" in message
+    assert "hunter2" not in message
 
 
 TWO = """
@@ -331,6 +344,7 @@ CHANGES = {
     "servability": "servability.max_load_seconds=7",
     "validation": "validation.skew=hold",
     "beam": "beam.args=[--a]",
+    "kubeflow": "kubeflow.host=http://127.0.0.1:8888",
     "output": "output.model_name=other",
 }
 

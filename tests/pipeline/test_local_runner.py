@@ -323,8 +323,9 @@ def test_without_new_data_nothing_is_started(
         assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
         with pytest.raises(IchError, match="although nothing changed"):
             run(data, tmp_path / "out", force=True)
-    # Beam's arguments change no result.
+    # Beam's arguments change no result, and neither does another cluster.
     assert run(data, tmp_path / "out", config=changed(beam={"args": ["--x=1"]})).unchanged is not None
+    assert run(data, tmp_path / "out", config=changed(kubeflow={"namespace": "team"})).unchanged is not None
 
 
 def test_a_schedule_waits_for_new_data(

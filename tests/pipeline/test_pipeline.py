@@ -226,6 +226,12 @@ def test_a_search_that_is_off_reruns_nothing(tmp_path: Path) -> None:
     assert changed(base, nodes(load_config("demo", ["tuner.trials=3", "tuner.seed=9"]), local(tmp_path))) == set()
 
 
+def test_another_cluster_reruns_nothing(tmp_path: Path) -> None:
+    base = nodes(load_config("demo"), local(tmp_path))
+    other = load_config("demo", ["kubeflow.host=http://127.0.0.1:8888", "kubeflow.pipeline_root=s3://bucket/ich"])
+    assert changed(base, nodes(other, local(tmp_path))) == set()
+
+
 @pytest.mark.parametrize(
     ("setting", "wanted"),
     [

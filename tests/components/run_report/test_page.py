@@ -16,7 +16,7 @@ from components.pages.html import number
 from components.run_report import charts
 from components.run_report.content import collect
 from components.run_report.page import fixed, render
-from pipeline.config import load_config
+from pipeline.config import NO_RESULT, load_config
 from tests.components.data_report.listings import finding, listing, record
 from tests.components.run_report.runs import cohort, folds, history, made_contract, measured_cases, scan, verdict
 from tests.pages import Page, is_accessible, needs_nothing
@@ -33,7 +33,7 @@ def content(patients: int = 12, *, refused: bool = True, **changes: Any) -> dict
     gate: dict[str, Any] = {"min_mean_dice": 0.999, "slices": {"small": 0.5}} if refused else {"min_mean_dice": 0.0}
     result = verdict(measures, measured_cases(found), served, **gate)
     config = load_config("demo")
-    sections = json.loads(config.subset(*(name for name in type(config).model_fields if name != "beam")))
+    sections = json.loads(config.subset(*(name for name in type(config).model_fields if name not in NO_RESULT)))
     return collect(
         result, found, made_contract(), name="demo", config=sections, history=history(),
         findings=[finding("hold")], created="2000-01-01 00:00 UTC", code="c0de",
