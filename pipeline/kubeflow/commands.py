@@ -53,9 +53,7 @@ def kubeflow() -> None:
 @_places
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pipeline.yaml"), show_default=True)
 @reported
-def compile(  # noqa: A001 - the command's name
-    config_source: str, settings: tuple[str, ...], data: str | None, output: str | None, out: Path
-) -> None:
+def compile(config_source: str, settings: tuple[str, ...], data: str | None, output: str | None, out: Path) -> None:
     """Write the pipeline as a file that Kubeflow Pipelines 2 runs.
 
     `submit` and `schedule` do it by themselves; the file is for its own web page, or for looking at it.

@@ -25,7 +25,7 @@ IMPORTS = ("tfx.v1", "pipeline.pipeline", "pipeline.kubeflow.compile", "componen
            "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor")  # fmt: skip
 
 
-class TaskFailed(Exception):
+class TaskFailedError(Exception):
     """A container ended with another exit code than 0."""
 
     def __init__(self, task: str, code: int, log: str) -> None:
@@ -66,7 +66,7 @@ class Cluster:
         """Runs a compiled pipeline to its end.
 
         Raises:
-            TaskFailed: A task failed in all its tries.
+            TaskFailedError: A task failed in all its tries.
         """
         spec = next(yaml.safe_load_all(package.read_text()))
         self._runs += 1
@@ -122,7 +122,7 @@ class Cluster:
             if code == 0:
                 break
             if left == 0:
-                raise TaskFailed(name, code, log.read_text(errors="replace"))
+                raise TaskFailedError(name, code, log.read_text(errors="replace"))
         run.tasks[name] = self._collect(invocation, json.loads(told.read_text()), pod, declared)
         self._cache[key] = run.tasks[name]
         shutil.rmtree(pod)  # nothing passes from pod to pod but what the launcher carries

@@ -16,7 +16,7 @@ from pipeline.config import Config, load_config
 from pipeline.kubeflow.compile import compile_pipeline
 from serving.versions import versions
 from tests.command import ich
-from tests.pipeline.kubeflow.cluster import IMPORTS, Cluster, Run, TaskFailed
+from tests.pipeline.kubeflow.cluster import IMPORTS, Cluster, Run, TaskFailedError
 from tests.processes import Forkserver
 
 CONFIG = """
@@ -162,7 +162,7 @@ def test_scans_that_came_since_are_seen_and_the_gate_compares_with_the_first_mod
     assert span(run) == 2
     baseline = verdict(place, run)["baseline"]
     assert (baseline["version"], baseline["used"]) == (model.name, True)
-    assert [path.name for path in place.served][0] == model.name and len(place.served) == 2
+    assert len(place.served) == 2 and place.served[0] == model
     findings = place.cluster.path(run.tasks["DataValidator"]["artifacts"]["report"]["uri"]) / "comparison.json"
     assert json.loads(findings.read_text())["references"]  # the data before was found again
     assert contract(place.served[-1])["data_fingerprint"] != contract(model)["data_fingerprint"]
@@ -172,7 +172,7 @@ def test_what_the_user_must_mend_is_said_without_a_traceback(tmp_path: Path, pro
     place = Place(tmp_path, processes)
     place.data.mkdir()
     compile_pipeline(place.config, str(place.data), str(place.output), place.package)
-    with pytest.raises(TaskFailed) as caught:
+    with pytest.raises(TaskFailedError) as caught:
         place.run()
     assert (caught.value.task, caught.value.code) == ("StartingPoint", 2)
     assert str(place.data) in caught.value.log and "error: " in caught.value.log
