@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,7 +71,7 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
-def _become(request: dict[str, object]) -> None:
+def _become(request: dict[str, Any]) -> None:
     """What the child does; never returns."""
     code = 1
     try:
@@ -78,9 +79,9 @@ def _become(request: dict[str, object]) -> None:
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
         os.environ.clear()
-        os.environ.update(request["environment"])  # type: ignore[arg-type]
+        os.environ.update(request["environment"])
         os.chdir(str(request["folder"]))
-        sys.argv = ["", *request["arguments"]]  # type: ignore[misc]
+        sys.argv = ["", *request["arguments"]]
         runpy.run_module(str(request["module"]), run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as error:

@@ -1,10 +1,19 @@
 """`StartingPoint`: looks at what there is as a run starts, where the pipeline was compiled long before."""
 
 import json
+from typing import TypedDict
 
 import tfx.v1 as tfx
 
 from components.starting_point.state import data_state, serving_state, statistics_state
+
+
+class Names(TypedDict):
+    """As `State` has them."""
+
+    data_state: str
+    statistics_state: str
+    serving_state: str
 
 
 @tfx.dsl.components.component
@@ -13,7 +22,7 @@ def StartingPoint(  # noqa: N802 - a component is named like a class
     data: tfx.dsl.components.Parameter[str],
     statistics: tfx.dsl.components.Parameter[str],
     serving: tfx.dsl.components.Parameter[str],
-) -> tfx.dsl.components.OutputDict(data_state=str, statistics_state=str, serving_state=str):
+) -> Names:
     """Names it for the stages that look into folders; must never be cached itself.
 
     Args:
