@@ -220,17 +220,17 @@ class GridConfig(Section):
 class Window(Section):
     """An HU window: values from level - width/2 to level + width/2 become 0 to 1."""
 
-    name: str = Field(min_length=1)
-    level: float = Field(ge=-1024, le=3071)
-    width: float = Field(gt=0, le=8192)
+    name: str = Field(min_length=1, description="for people")
+    level: float = Field(ge=-1024, le=3071, description="HU in the middle")
+    width: float = Field(gt=0, le=8192, description="HU from its darkest to its brightest")
 
 
 class SplitsConfig(Section):
     """Shares of patients in hash buckets of 100; a manifest's `split` column overrides them case by case."""
 
-    train: int = Field(70, ge=1, le=98)
-    val: int = Field(15, ge=1, le=98)
-    test: int = Field(15, ge=1, le=98)
+    train: int = Field(70, ge=1, le=98, description="what the network learns from")
+    val: int = Field(15, ge=1, le=98, description="what stops training and chooses the post-processing")
+    test: int = Field(15, ge=1, le=98, description="what the gate measures on, and nothing else looks at")
     salt: str = Field("", description="another salt deals the patients out anew")
 
     @model_validator(mode="after")
@@ -249,14 +249,16 @@ class NetworkConfig(Section):
     pixel. With slices of 5 mm on a grid of 0.9 mm these are 0.9 and 1.8 mm, so 2; with slices of 1 mm it is 0.
     """
 
-    kind: Literal["2d", "3d"] = Field("2d", description="3d: looks at patches of neighbouring slices, see README")
+    kind: Literal["2d", "3d"] = Field(
+        "2d", description="3d: looks at patches of neighbouring slices, see docs/MODEL.md"
+    )
     thick_levels: int = Field(2, ge=0, le=8, description="of a 3d network: levels that look at each slice alone")
-    block: Literal["plain", "residual"] = "plain"
+    block: Literal["plain", "residual"] = Field("plain", description="two convolutions, or with a way around them")
     base_filters: int = Field(24, ge=2, le=256, description="filters of the first level, doubled at each level")
-    max_filters: int = Field(320, ge=2, le=2048)
+    max_filters: int = Field(320, ge=2, le=2048, description="no level has more")
     depth: int = Field(4, ge=1, le=7, description="number of times the grid is halved")
-    norm: Literal["batch", "instance", "group"] = "batch"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    norm: Literal["batch", "instance", "group"] = Field("batch", description="normalisation after convolutions")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the features that a training step leaves out")
     stem_stride: Literal[1, 2] = Field(
         2, description="2: the first level works at half the resolution (four times faster), 1: a classical U-Net"
     )
@@ -293,7 +295,7 @@ class AugmentConfig(Section):
     affine_share: Fraction = Field(0.5, description="share of slices that are rotated, scaled and shifted")
     elastic_share: Fraction = Field(0.0, description="share of slices that are bent")
     elastic: float = Field(0.02, ge=0, le=0.1, description="standard deviation of the bend, as a share of the grid")
-    rotate_degrees: float = Field(15.0, ge=0, le=180)
+    rotate_degrees: float = Field(15.0, ge=0, le=180, description="rotation to either side")
     scale: float = Field(0.15, ge=0, lt=1, description="zoom between 1 - scale and 1 + scale")
     shift: float = Field(0.05, ge=0, lt=1, description="translation as a share of the grid")
     carve_share: Fraction = Field(0.0, description="share of slices that get the lesion of another slice of the batch")
@@ -309,19 +311,19 @@ class TrainingConfig(Section):
     folds: int = Field(
         1, ge=1, le=10, description="2 or more: networks, each validated on its fold of train and val; exported: mean"
     )
-    epochs: Positive = 30
+    epochs: Positive = Field(30, description="at most")
     steps_per_epoch: Positive | None = Field(None, description="default: one pass over the balanced slices")
-    batch_size: Positive = 8
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(1e-4, ge=0, le=1)
+    batch_size: Positive = Field(8, description="slices of a step; in 3D patches")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with Nesterov momentum")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="after warm-up; falls to 0 from there")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="of the kernels, apart from the loss")
     schedule: Literal["cosine", "polynomial"] = Field("cosine", description="how the rate falls after warm-up")
     ema: float = Field(
         0.0, ge=0, lt=1, description="validate and export a moving average of the weights; share of the old a step"
     )
     warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
-    dice_weight: float = Field(1.0, ge=0)
-    cross_entropy_weight: float = Field(1.0, ge=0)
+    dice_weight: float = Field(1.0, ge=0, description="of the Dice loss over the batch")
+    cross_entropy_weight: float = Field(1.0, ge=0, description="of the cross-entropy of pixels")
     miss_weight: Fraction = Field(0.5, description="of misses against false positives (Tversky); 0.5: Dice")
     focal_gamma: float = Field(0.0, ge=0, le=5, description="focal cross-entropy; 0: plain")
     boundary_weight: float = Field(0.0, ge=0, description="extra weight of pixels on a lesion's edge")
@@ -355,7 +357,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="auto: bfloat16 where the machine has it and the network can, else float32"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
     deterministic: bool = Field(True, description="bit-equal repeats on a GPU too, at some cost in speed there")
     augment: AugmentConfig = AugmentConfig()
 
@@ -569,7 +571,7 @@ class StageConfig(Section):
 
     cpu: float | None = Field(None, gt=0, description="processors, as limit")
     memory_gib: float | None = Field(None, gt=0, description="memory, as limit")
-    gpus: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0, description="accelerators")
     gpu_type: str = Field("nvidia.com/gpu", min_length=1, description="name of the resource")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels that the node must have")
     tolerate: list[str] = Field(default_factory=list, description="keys of taints that do not keep it off a node")
@@ -660,7 +662,7 @@ class OutputConfig(Section):
     """Where everything a run makes goes."""
 
     root: str | None = Field(None, description="output folder; `--output` overrides it")
-    model_name: str = Field("ich", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    model_name: str = Field("ich", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="under which it is served")
 
 
 NO_RESULT = frozenset({"beam", "kubeflow"})
@@ -681,6 +683,7 @@ class Config(Section):
         ],
         min_length=1,
         max_length=8,
+        description="HU windows, each a channel of the network's input",
     )
     normalisation: Literal["none", "brain"] = Field(
         "none", description="brain: shift and scale each scan by its own brain HU before windowing"

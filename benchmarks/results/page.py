@@ -20,7 +20,7 @@ Written by `python -m benchmarks.results` (`--help` says how to repeat one row);
 each training leaves a fifth of the patients out, tunes on a tenth, and is measured on the fifth by its gate. With all
 folds done, every patient has been measured once by a model that never saw it. Dice is the mean over patients, on each
 scan's own grid and after post-processing, with standard deviation and 95 % bootstrap interval over patients. False
-positives are components that touch no true voxel, per scan. What the sources are: [README](../README.md).
+positives are components that touch no true voxel, per scan. What the sources are: [DATA.md](DATA.md).
 """
 
 
