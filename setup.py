@@ -63,6 +63,9 @@ DEVELOPMENT = [
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
     "scikit-learn>=1.4,<2",
+    # What runs docs/finished_run.ipynb.
+    "nbclient>=0.10,<1",
+    "ipykernel>=6.29,<8",
 ]
 
 setup(

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbclient
+import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
@@ -215,3 +217,20 @@ def test_another_model_is_compared_with_the_one_in_service_and_can_be_refused(
     assert baseline["overall"]["patient_dice"] == pytest.approx(same_scans, abs=1e-9)
     # The listing of examples is untouched by another seed: nothing before Trainer ran again.
     assert {stage["name"] for stage in refused["stages"] if stage.get("cached")} >= {"NiftiExampleGen", "StatisticsGen"}
+
+
+def test_the_notebook_reads_a_finished_run(
+    first: tuple[Path, Any, dict[str, Any]], cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/finished_run.ipynb, cell by cell; one that raises fails the test."""
+    output, _, _ = first
+    monkeypatch.setenv("ICH_OUTPUT", str(output))
+    monkeypatch.setenv("ICH_SCANS", str(cohort / "images"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    notebook = nbformat.read(Path(__file__).parents[1] / "docs" / "finished_run.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # kept without results
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 2
+    text = "\n".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in shown)
+    assert "patient_dice" in text and "NiftiExampleGen" in text and "ml outlined in all" in text
