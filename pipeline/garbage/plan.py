@@ -24,6 +24,7 @@ from pipeline.garbage.reach import (
 from pipeline.garbage.records import executions_of_runs, read_records
 from pipeline.last_run import read_last_run
 from pipeline.local_runner import Folders
+from pipeline.lock import FILE_NAME as LOCK
 from pipeline.status import labels_in_service, size
 from serving.contract import Contract
 from serving.versions import models, read_contract, versions
@@ -122,7 +123,7 @@ def make_plan(output: Path, keep: int) -> Plan:
         [records.artifacts[model].place for model in waiting],
         frozenset(one.id for one in records.artifacts.values() if one.live and one.place and one.id not in needed),
         [Item(item.path, item.kind, item.stage, size(item.path)) for item in items],
-        size(output),
+        size(output) - size(output / LOCK),  # whose holder fills it
     )
 
 
@@ -151,7 +152,9 @@ def _runs(folders: Folders, records: Records) -> list[Run]:
     for index, (run, complete) in enumerate(found):
         if not complete:  # an older program's summary, one of a killed run, or none that can be read
             until = found[index + 1][0].began if index + 1 < len(found) else float("inf")
-            of_run = {one for when, ids in compiled.items() if run.began <= when < until for one in ids}
+            # The first after it began: later ones may be those of runs that have been removed.
+            first = min((when for when in compiled if run.began <= when < until), default=None)
+            of_run = compiled[first] if first is not None else frozenset()
             executions = [records.executions[one] for one in of_run if one in records.executions]
             used = frozenset().union(*(execution.inputs | execution.outputs for execution in executions))
             run = Run(run.name, used, run.places, run.pushed, run.trained)
@@ -218,7 +221,8 @@ def _trainings(root: Path, runs: list[Run], kept: dict[str, str]) -> Iterator[It
 
 
 def _last_written(folder: Path) -> float:
-    return max((path.lstat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
+    """Of its files: the time of a folder is also that of a removal that was cut short."""
+    return max((path.lstat().st_mtime for path in folder.rglob("*") if not path.is_dir()), default=0.0)
 
 
 def _statistics(root: Path, fingerprints: set[str]) -> Iterator[Item]:

@@ -61,21 +61,19 @@ class Records:
                 found.setdefault(made, []).append(execution)
         return found
 
-    def derived_from(self, artifacts: Iterable[int]) -> set[int]:
-        """Artifacts, and all that they were made from, directly or not."""
+    def lineage(self, artifacts: Iterable[int]) -> set[int]:
+        """Artifacts and all that they were made from, with what came out of the same executions.
+
+        TFX reuses an execution as a whole: without any one of its outputs it would be done again.
+        """
         found: set[int] = set()
         waiting = list(artifacts)
         while waiting:
             one = waiting.pop()
             if one not in found:
                 found.add(one)
-                waiting.extend(source for maker in self._makers.get(one, ()) for source in maker.inputs)
+                waiting.extend(other for maker in self._makers.get(one, ()) for other in maker.inputs | maker.outputs)
         return found
-
-    def made_with(self, artifacts: Iterable[int]) -> set[int]:
-        """Artifacts, and what came out of the same executions."""
-        given = set(artifacts)
-        return given.union(*(maker.outputs for one in given for maker in self._makers.get(one, ())))
 
     def blessed(self) -> dict[int, set[int]]:
         """Of each model that is there and blessed by the gate: what the gate made with its blessing, that included."""
@@ -83,7 +81,8 @@ class Records:
         for one in self.artifacts.values():
             model = self.artifacts.get(one.blesses) if one.blesses is not None else None
             if one.live and model is not None and model.live:
-                found.setdefault(model.id, set()).update(self.made_with([one.id]))
+                made = (maker.outputs for maker in self._makers.get(one.id, ()))
+                found.setdefault(model.id, set()).update({one.id}, *made)
         return found
 
 
@@ -176,14 +175,14 @@ def needed_artifacts(records: Records, runs: Iterable[Run], models: Models) -> t
     roots: set[int] = set(models.labelled)
     for run in runs:
         places |= run.places
-        roots |= records.made_with(run.artifacts.union(*(by_place.get(place, set()) for place in run.places)))
+        roots |= run.artifacts.union(*(by_place.get(place, set()) for place in run.places))
     blessed = records.blessed()
     beside = set().union(*(blessed.get(model, set()) for model in models.labelled))
     waiting = sorted(set(blessed) - models.served)
     for model in waiting:
         beside |= {model} | blessed[model]
     roots |= set(waiting[-1:])
-    ids = {one for one in records.derived_from(roots) | beside if one in records.artifacts}
+    ids = {one for one in records.lineage(roots) | beside if one in records.artifacts}
     return ids, places | {records.artifacts[one].place for one in ids if records.artifacts[one].live}
 
 
