@@ -325,6 +325,30 @@ def rollback(to: int | None, output: Path, model_name: str | None) -> None:
 
 
 @main.command()
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of the newest runs stay.")
+@click.option("--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of the runs.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, each path too, as JSON.")
+@_reported
+def gc(keep: int, output: Path, dry_run: bool, as_json: bool) -> int:
+    """Remove what no run that stays, no blessed model and none in service needs.
+
+    The newest runs stay however they ended, with all that their results were made from; so do the last that came to
+    an end, those that pushed what has a label in service, every version in service, and every blessed model that is
+    not. What is removed is made anew if a run asks for it. Exit code 1 says that something could not be removed.
+    """
+    from pipeline.garbage.collect import as_json as to_json
+    from pipeline.garbage.collect import collect, print_collected
+
+    done = collect(output, keep, dry_run=dry_run)
+    if as_json:
+        click.echo(to_json(done))
+    else:
+        print_collected(done)
+    return 1 if done.failed else 0
+
+
+@main.command()
 @click.argument("predictions", type=_FOLDER)
 @click.argument("truth", type=_FOLDER)
 @click.option("--prediction-pattern", help="Where masks lie in PREDICTIONS, e.g. {case}_mask.nii.gz; else found.")

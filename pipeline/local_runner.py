@@ -179,6 +179,7 @@ def _run(
                 with _timed(stages, name, log) as stage:
                     _write_summary(folders, run, config, data, stages)  # of a run that is killed, as far as it came
                     stage["cached"], outputs[name] = launch()
+                    stage["outputs"] = {key: _relative(path, folders.root) for key, path in outputs[name].items()}
                     if name in _REPORTS:
                         stage["note"] = _publish_report(name, outputs[name]["report"], folders.reports / run)
                     else:
@@ -347,6 +348,11 @@ def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[
             say(f"  {name:<18}{stage['seconds']:8.1f} s{cached}{note}")
         else:
             say(f"  {name:<18}{stage['seconds']:8.1f} s  {stage.get('state', 'failed')}")
+
+
+def _relative(path: Path, root: Path) -> str:
+    """A folder as a summary has it, which stays true when the output folder is moved."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _give_memory_back() -> None:

@@ -90,13 +90,21 @@ def _rule(failure: dict[str, Any]) -> str:
     return f"{failure['rule']}.{failure['slice']}" if failure["slice"] else str(failure["rule"])
 
 
-def _served(folder: Path) -> Iterator[dict[str, Any]]:
-    found = versions(folder)
+def labels_in_service(folder: Path) -> dict[str, int]:
+    """Versions by label: what `models.config` beside them says, else what a push would write there.
+
+    Args:
+        folder: A folder of versions, of which there is one at least.
+    """
     try:
-        labels = read_labels((folder / CONFIG_FILE).read_text())
+        return read_labels((folder / CONFIG_FILE).read_text())
     except (OSError, UnicodeDecodeError):
-        labels = labels_of([int(path.name) for path in found])
-    for path in reversed(found):
+        return labels_of([int(path.name) for path in versions(folder)])
+
+
+def _served(folder: Path) -> Iterator[dict[str, Any]]:
+    labels = labels_in_service(folder)
+    for path in reversed(versions(folder)):
         try:
             card = json.loads((path / CARD_FILES[1]).read_bytes())
             dice = card["measures"]["dice"]["mean"]
@@ -106,20 +114,25 @@ def _served(folder: Path) -> Iterator[dict[str, Any]]:
         named = [label for label, number in labels.items() if number == int(path.name)]
         yield {
             "version": path.name, "labels": named, "pushed": pushed, "copy_of": restored, "dice": dice,
-            "bytes": _size(path),
+            "bytes": size(path),
         }  # fmt: skip
 
 
 def _disk(output: Path) -> dict[str, int]:
-    sizes = {name: _size(output / name) for name in _FOLDERS}
-    total = _size(output)
+    sizes = {name: size(output / name) for name in _FOLDERS}
+    total = size(output)
     return {**sizes, "other": total - sum(sizes.values()), "total": total}
 
 
-def _size(folder: Path) -> int:
-    """Bytes on the disk of a folder; a file with several names counts once, one that vanishes meanwhile not at all."""
+def size(folder: Path) -> int:
+    """Bytes on the disk of a file or of all in a folder.
+
+    A file with several names counts once, one that vanishes meanwhile not at all, and a link is not followed.
+    """
     seen: set[tuple[int, int]] = set()
     total = 0
+    if folder.is_file() and not folder.is_symlink():
+        return folder.stat().st_blocks * 512
     for here, _, files in os.walk(folder) if not folder.is_symlink() else ():
         for name in files:
             try:
@@ -173,12 +186,12 @@ def print_status(found: dict[str, Any], most_runs: int) -> None:
         for one in listed:
             served.add_row(
                 one["version"], ", ".join(one["labels"]), one["pushed"] or "", _fixed(one["dice"]),
-                one["copy_of"] or "", _mib(one["bytes"]),
+                one["copy_of"] or "", mib(one["bytes"]),
             )  # fmt: skip
         console.print(served)
     disk = found["disk"]
-    parts = ", ".join(f"{name} {_mib(size)}" for name, size in disk.items() if name != "total")
-    console.print(f"{found['output']}: {_mib(disk['total'])} ({parts})", soft_wrap=True)
+    parts = ", ".join(f"{name} {mib(size)}" for name, size in disk.items() if name != "total")
+    console.print(f"{found['output']}: {mib(disk['total'])} ({parts})", soft_wrap=True)
 
 
 def _when(run: str) -> str:
@@ -192,5 +205,5 @@ def _fixed(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _mib(size: int) -> str:
+def mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"

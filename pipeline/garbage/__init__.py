@@ -1,0 +1,1 @@
+"""What an output folder holds that nothing needs any more: found, listed, removed."""
