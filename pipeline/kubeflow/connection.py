@@ -89,11 +89,14 @@ class Connection:
             ApiError: There is none.
         """
         try:
-            return self.call("greet Kubeflow Pipelines", self.health.healthz_service_get_healthz)
+            said = self.call("greet Kubeflow Pipelines", self.health.healthz_service_get_healthz)
         except ApiError as error:
             if error.status == 404:
                 raise ApiError(f"{self.host}: {_FOREIGN} (404 Not Found); check kubeflow.host", status=404) from None
             raise
+        if not isinstance(said.multi_user, bool):
+            raise ApiError(f"{self.host}: {_FOREIGN} (it greets in other words); check kubeflow.host")
+        return said
 
     def call(self, task: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Asks for something that may be asked for twice; tries again where that may help.
@@ -172,10 +175,11 @@ class Connection:
         except kfp_server_api.OpenApiException:  # called with the wrong arguments: a mistake of ours
             raise
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            # kfp's code takes any answer for one of the API's own.
+            # kfp's code takes any answer for one of the API's own, and an empty object for what is not in it.
             raise ApiError(f"{start}: {_FOREIGN} ({type(error).__name__})", unknown=True) from None
-        kind = self._client.last_response.getheader("content-type") or "none"
-        if "json" not in kind:
+        got = self._client.last_response
+        if not isinstance(_read(got.data), dict):
+            kind = got.getheader("content-type") or "none"
             raise ApiError(f"{start}: {_FOREIGN} (content type {kind})", unknown=True)
         return answer
 
@@ -286,12 +290,17 @@ def _token(config: KubeflowConfig) -> str | None:
     return text.strip()
 
 
+def _read(body: str | None) -> Any:
+    """A body as JSON; None where it is none."""
+    try:
+        return json.loads(body or "")
+    except ValueError:
+        return None
+
+
 def _said(body: str | None) -> str:
     """What the server gives as a reason: the API's own words, nothing of a proxy's page."""
-    try:
-        answer = json.loads(body or "")
-    except ValueError:
-        return ""
+    answer = _read(body)
     if not isinstance(answer, dict):
         return ""
     words = answer.get("message") or answer.get("error_message") or answer.get("error_details") or answer.get("error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shlex
 import shutil
@@ -41,6 +42,65 @@ def test_systemd_takes_every_calendar() -> None:
     done = subprocess.run(["systemd-analyze", "calendar", *lines], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Next elapse:") == len(lines)
+
+
+SIX_FIELDS = {
+    "0 3 * * 1": "0 0 3 * * 1",
+    "*/15 * * * *": "0 0,15,30,45 * * * *",
+    "0 22 * * mon-fri": "0 0 22 * * 1-5",
+    "0 0 * * 7": "0 0 0 * * 0",  # 7 is beyond what its reader knows
+    "0 0 13 * 5": "0 0 0 13 * 5",
+    "0 0 */2 * 5": "0 0 0 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31 * 5",  # a star would have both days fit
+    "0 0 1-31 * 1": "0 0 0 1-31 * 1",
+    "10-40/10 6 * jan,DEC *": "0 10,20,30,40 6 * 1,12 *",
+    "@weekly": "0 0 0 * * 0",
+}
+
+
+@pytest.mark.parametrize("expression", SIX_FIELDS)
+def test_what_cron_reads_as_kubeflow_reads_it(expression: str) -> None:
+    assert Times.parse(expression).six_fields() == SIX_FIELDS[expression]
+
+
+def robfig(fields: str, start: datetime.datetime, days: int) -> list[datetime.datetime]:
+    """When six fields are due, as the reader that Kubeflow has (robfig/cron) goes about it."""
+    limits = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+    sets, stars = [], []
+    for field, (low, high) in zip(fields.split(), limits, strict=True):
+        stars.append(field == "*")
+        values: set[int] = set()
+        for part in field.split(","):
+            first, _, last = (f"{low}-{high}" if part == "*" else part).partition("-")
+            assert low <= int(first) <= int(last or first) <= high
+            values.update(range(int(first), int(last or first) + 1))
+        sets.append(values)
+    _, minutes, hours, of_month, months, of_week = sets
+    found = []
+    for day in (start.date() + datetime.timedelta(days=ahead) for ahead in range(days)):
+        month_fits, week_fits = day.day in of_month, day.isoweekday() % 7 in of_week
+        fits = month_fits and week_fits if stars[3] or stars[5] else month_fits or week_fits
+        if fits and day.month in months:
+            times = (datetime.time(hour, minute) for hour in sorted(hours) for minute in sorted(minutes))
+            found += [datetime.datetime.combine(day, time, datetime.UTC) for time in times]
+    return [moment for moment in found if moment > start]
+
+
+@pytest.mark.parametrize("expression", sorted({*CALENDARS, *SIX_FIELDS}))
+def test_when_it_is_due_next(expression: str) -> None:
+    times = Times.parse(expression)
+    moment = datetime.datetime(2028, 1, 30, 23, 59, 30, tzinfo=datetime.UTC)  # before a leap day
+    due = robfig(times.six_fields(), moment, 400)[:60]
+    assert due
+    for wanted in due:
+        found = times.next_after(moment)
+        assert found == wanted
+        moment = found
+
+
+def test_what_is_never_due() -> None:
+    now = datetime.datetime(2027, 3, 1, tzinfo=datetime.UTC)
+    assert Times.parse("0 0 30 2 *").next_after(now) is None
+    assert Times.parse("0 0 29 2 *").next_after(now) == datetime.datetime(2028, 2, 29, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize(
