@@ -30,13 +30,18 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _places(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("-o", "--output", help="Output folder or URI, as the pods see it; default: output.root."),
-        click.option("-d", "--data", help="Data folder or URI, as the pods see it; default: data.root of the config."),
-    ):
-        command = option(command)
-    return command
+def _places(*short: str) -> Callable[..., Any]:
+    """The options for data and output; `short` are further names of the latter."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(*short, "--output", help="Output folder or URI, as the pods see it; default: output.root."),
+            click.option("-d", "--data", help="Data folder or URI, as the pods see it; default: data.root."),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @click.group()
@@ -50,8 +55,10 @@ def kubeflow() -> None:
 
 @kubeflow.command()
 @_config_options
-@_places
-@click.option("--out", type=click.Path(path_type=Path), default=Path("pipeline.yaml"), show_default=True)
+@_places()
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("pipeline.yaml"), show_default=True, help="The file."
+)
 @reported
 def compile(config_source: str, settings: tuple[str, ...], data: str | None, output: str | None, out: Path) -> None:
     """Write the pipeline as a file that Kubeflow Pipelines 2 runs.
@@ -71,7 +78,7 @@ def compile(config_source: str, settings: tuple[str, ...], data: str | None, out
 
 @kubeflow.command()
 @_config_options
-@_places
+@_places("-o")
 @reported
 def submit(config_source: str, settings: tuple[str, ...], data: str | None, output: str | None) -> None:
     """Start a run now.
@@ -91,7 +98,7 @@ def submit(config_source: str, settings: tuple[str, ...], data: str | None, outp
 
 @kubeflow.command()
 @_config_options
-@_places
+@_places("-o")
 @click.option("--cron", required=True, metavar="TIMES", help="Five fields as cron has them, in UTC, or @daily.")
 @click.option("--no-catchup", is_flag=True, help="Of times that were missed, make up for the last one only.")
 @click.option("--name", help="Of the schedule; default: the config's. Another schedule of the same name is replaced.")

@@ -16,6 +16,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.imaging.errors import UsageError
 from pipeline.config import load_config, shipped_configs
 from pipeline.kubeflow.compile import STARTING_POINT, STATES, compile_pipeline, pipeline_documents
+from tests.command import ich
 from tests.pipeline.test_pipeline import STAGES, TUNED
 
 IMAGE = "kubeflow.image=ich:1"
@@ -177,3 +178,18 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot write there"):
         compile_pipeline(load_config("demo", [IMAGE]), DATA, OUTPUT, tmp_path / "file" / "pipeline.yaml")
+
+
+def test_the_command_writes_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "name: mine\ndata: {image: 'i/{case}.nii.gz', mask: 'm/{case}.nii.gz', root: /mnt/scans}\n"
+        "output: {root: 's3://bucket/output'}\nkubeflow: {image: 'ich:1'}\n"
+    )
+    done = ich("kubeflow", "compile", "-c", config, "-o", tmp_path / "pipeline.yaml")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'pipeline.yaml'}\n"), done.stderr
+    spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
+    parameters = tasks(spec)[STARTING_POINT]["inputs"]["parameters"]
+    assert parameters["folder"]["runtimeValue"]["constant"] == "/mnt/scans"
+    refused = ich("kubeflow", "compile", "-c", config, "-d", "scans", "-o", tmp_path / "pipeline.yaml")
+    assert refused.returncode == 2 and "--data scans" in refused.stderr
