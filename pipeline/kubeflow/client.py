@@ -147,10 +147,9 @@ class Client:
         kept = _same(before, wanted)
         how = UNCHANGED if kept else REPLACED if before else CREATED
         if kept is None:
-            known = {one.recurring_run_id for one in before}
             kept = self._api.create(
                 f"create the schedule {name}",
-                lambda: _same(self._recurring(experiment.experiment_id, name), wanted, but=known),
+                lambda: _same(self._recurring(experiment.experiment_id, name), wanted),
                 self._api.recurring_runs.recurring_run_service_create_recurring_run,
                 wanted,
             )
@@ -360,15 +359,10 @@ def _digest(wanted: Any) -> str:
     return hashlib.sha256(json.dumps(wanted.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _same(found: list[Any], wanted: Any, but: set[str] | None = None) -> Any:
+def _same(found: list[Any], wanted: Any) -> Any:
     """The newest that was made from the same settings and is enabled."""
-    fitting = [
-        one
-        for one in found
-        if one.description == wanted.description
-        and one.status == kfp.V2beta1RecurringRunStatus.ENABLED
-        and one.recurring_run_id not in (but or set())
-    ]
+    enabled = [one for one in found if one.status == kfp.V2beta1RecurringRunStatus.ENABLED]
+    fitting = [one for one in enabled if one.description == wanted.description]
     return fitting[-1] if fitting else None
 
 
