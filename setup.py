@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 # One list per purpose, so that a reader sees why a package is here.
 PIPELINE = [
     "tfx[kfp]==1.21.0",
+    "kfp-server-api>=2.16,<3",
     "tensorflow>=2.21,<2.22",
     "keras>=3.10,<4",
     "keras-tuner[bayesian]>=1.4.7,<2",
