@@ -22,7 +22,7 @@ from components.served_model.component import ServedModel
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
 from pipeline.code_version import all_parts, code_version
-from pipeline.config import Config
+from pipeline.config import BeamConfig, Config
 from schema import features as f
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "schema.pbtxt"
@@ -113,6 +113,9 @@ def create_pipeline(
         materialize=False,
         disable_statistics=True,
     )
+    if config.beam.remote:
+        # It has nothing to do but to trace the graph, which pays for no job on an engine; the later arguments win.
+        transform.with_beam_pipeline_args(BeamConfig().pipeline_args())
     transform.add_upstream_node(data_gate)
 
     # 4. The network; where it is asked for, after a search for its recipe.
