@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import re
 import types
@@ -553,7 +554,7 @@ WORKERS_OPTION = {
 }
 """Of each runner that has one: its option for the number of workers."""
 RUNNERS = (IN_PROCESS, *WORKERS_OPTION, "SparkRunner", "PortableRunner")
-PACKAGE_OPTIONS = ("setup_file", "extra_package", "extra_packages", "sdk_container_image", "worker_harness_container_image")
+PACKAGE_OPTIONS = ("setup_file", "extra_package", "extra_packages", "sdk_container_image")
 """Beam's options that bring this package to the workers."""
 
 
@@ -563,18 +564,30 @@ class BeamConfig(Section):
     runner: str = Field(
         IN_PROCESS, description=f"{', '.join(RUNNERS)}, or the import path of another class of Beam runners"
     )
+    stages: list[Literal["NiftiExampleGen", "StatisticsGen", "Evaluator"]] = Field(
+        ["NiftiExampleGen", "StatisticsGen", "Evaluator"],
+        min_length=1,
+        description="stages that this holds for; the others run in this process",
+    )
     workers: Positive | None = Field(None, description=f"workers at most, for {', '.join(WORKERS_OPTION)}")
-    args: list[str] = Field(default_factory=list, description="further Beam arguments, such as --flink_master=HOST:PORT")
+    args: list[str] = Field(default_factory=list, description="further Beam arguments: --flink_master=HOST:PORT")
 
     @field_validator("runner")
     @classmethod
     def _known_runner(cls, runner: str) -> str:
-        if runner in RUNNERS or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", runner):
+        package = runner.partition(".")[0]
+        if runner in RUNNERS:
+            return runner
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", runner):
+            if importlib.util.find_spec(package) is None:
+                raise ValueError(f"no package {package} is installed here")
             return runner
         folded = {name.lower(): name for name in RUNNERS}
         close = difflib.get_close_matches(runner.lower(), folded, n=1, cutoff=0.5)
         hint = f"did you mean {folded[close[0]]}? " if close else ""
-        raise ValueError(f"no such runner; {hint}allowed: {', '.join(RUNNERS)}, or an import path as package.module.Class")
+        raise ValueError(
+            f"no such runner; {hint}allowed: {', '.join(RUNNERS)}, or an import path: package.module.Class"
+        )
 
     @model_validator(mode="after")
     def _belongs_together(self) -> BeamConfig:
@@ -601,22 +614,25 @@ class BeamConfig(Section):
             UsageError: There is no `setup.py` to make the package from.
         """
         if self.remote:
-            args = [f"--runner={self.runner}"]
+            # TFX fills a gap in tfx-bsl that TFDV and TFMA fall into: workers must import it before either.
+            args = [f"--runner={self.runner}", "--beam_plugin=tfx"]
             if not any(self._given(option) for option in PACKAGE_OPTIONS):
                 args.append(f"--setup_file={_setup_file(self.runner)}")
         else:
             args = [
                 # By name, since Beam's default runner first looks for a download.
                 "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-                # In processes or threads of Beam's own only if asked for: they cost more than they bring (`python -m
-                # benchmarks scaling`), since ingestion has threads of its own, TensorFlow too.
+                # In processes of Beam's own only if asked for: they cost more than they bring (docs/SCALING.md), since
+                # ingestion has threads of its own, TensorFlow too.
                 f"--direct_running_mode={'in_memory' if self.runner == IN_PROCESS else MULTI_PROCESSING}",
                 # Names no image that is used: it only keeps TFX from packing its own sources anew for every stage.
                 "--sdk_container_image=in-process",
             ]
-        if self.runner in WORKERS_OPTION and (self.workers or self.runner == MULTI_PROCESSING):
-            workers = self.workers or 0  # which Beam takes for as many as there are cores
-            args.append(f"--{WORKERS_OPTION[self.runner]}={workers}")
+        workers = self.workers
+        if workers is None and not self.remote:
+            workers = 1 if self.runner == IN_PROCESS else 0  # which Beam takes for as many as there are cores
+        if workers is not None:
+            args.append(f"--{WORKERS_OPTION.get(self.runner, 'direct_num_workers')}={workers}")
         return [*args, *self.args]
 
     def _given(self, option: str) -> bool:

@@ -113,9 +113,6 @@ def create_pipeline(
         materialize=False,
         disable_statistics=True,
     )
-    if config.beam.remote:
-        # It has nothing to do but to trace the graph, which pays for no job on an engine; the later arguments win.
-        transform.with_beam_pipeline_args(BeamConfig().pipeline_args())
     transform.add_upstream_node(data_gate)
 
     # 4. The network; where it is asked for, after a search for its recipe.
@@ -172,6 +169,11 @@ def create_pipeline(
         gate=json.loads(config.subset("gate"))["gate"],
         code_version=code_version("evaluator", "imaging"),
     )
+
+    # Of two Beam arguments the later one wins. Transform but traces its graph, which pays for no job on an engine.
+    for stage in (example_gen, statistics, transform, evaluator):
+        if stage.id not in config.beam.stages:
+            stage.with_beam_pipeline_args(BeamConfig().pipeline_args())
 
     # 6. Whatever it decides is put on one page, with all that the decision rests on.
     left_out = {"beam"} if config.tuner.enabled else {"beam", "tuner"}  # what is off reruns nothing

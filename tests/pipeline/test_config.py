@@ -519,12 +519,14 @@ def test_beam_in_several_processes(minimal: Path, setting: str, workers: int) ->
 def test_workers_elsewhere_are_sent_the_package(minimal: Path, settings: list[str], wanted: list[str]) -> None:
     runner = settings[0].partition("=")[2]
     setup = Path(__file__).parents[2] / "setup.py"
-    assert beam_args(minimal, *settings) == [f"--runner={runner}", f"--setup_file={setup}", *wanted]
+    always = [f"--runner={runner}", "--beam_plugin=tfx", f"--setup_file={setup}"]
+    assert beam_args(minimal, *settings) == [*always, *wanted]
 
 
 def test_workers_that_have_the_package_already_are_not(minimal: Path) -> None:
     image = "--sdk_container_image=ich-worker:1"
-    assert beam_args(minimal, "runner=FlinkRunner", f"args=[{image}]") == ["--runner=FlinkRunner", image]
+    args = beam_args(minimal, "runner=FlinkRunner", f"args=[{image}]")
+    assert args == ["--runner=FlinkRunner", "--beam_plugin=tfx", image]
 
 
 @pytest.mark.parametrize(
@@ -533,6 +535,8 @@ def test_workers_that_have_the_package_already_are_not(minimal: Path) -> None:
         (["runner=FlinkRuner"], "beam.runner: found 'FlinkRuner'; no such runner; did you mean FlinkRunner? allowed: "),
         (["runner=dataflow"], "did you mean DataflowRunner?"),
         (["runner=a.b/c"], "allowed: in_process, multi_processing, DataflowRunner, "),
+        (["runner=no_such.Runner"], "beam.runner: found 'no_such.Runner'; no package no_such is installed here"),
+        (["stages=[Trainer]"], "beam.stages.0: found 'Trainer'"),
         (["workers=4"], "beam: workers: found 4, but in_process takes no number of workers; "),
         (["runner=SparkRunner", "workers=4"], "found 4, but SparkRunner takes no number of workers"),
         (["workers=0", "runner=FlinkRunner"], "beam.workers: found 0"),

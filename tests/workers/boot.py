@@ -43,7 +43,7 @@ def fetch(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Path], s
 
 
 def install(package: Path, folder: Path) -> None:
-    """Builds a source distribution and unpacks its wheel: what pip does, but without its dependencies and without pip."""
+    """Builds a source distribution and unpacks its wheel: pip without its dependencies."""
     with tarfile.open(package) as archive:
         archive.extractall(folder / "source", filter="data")
     (source,) = (folder / "source").iterdir()

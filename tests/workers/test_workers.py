@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorflow_data_validation import StatsOptions, load_statistics
+import tfx.v1 as tfx  # before TFDV, for which it fills a gap
+from tensorflow_data_validation import StatsOptions, load_stats_binary
 from tfx.components.statistics_gen.executor import Executor as StatisticsExecutor
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import artifact_utils
 
 from components.imaging.phantom import write_cohort
 from pipeline.config import BeamConfig
@@ -50,11 +51,11 @@ def remote(running: Engine) -> BeamConfig:
 
 def statistics(examples: Path, folder: Path, beam: BeamConfig) -> dict[str, Any]:
     """Runs StatisticsGen as the pipeline has it; the statistics by split."""
-    artifact = standard_artifacts.Examples()
+    artifact = tfx.types.standard_artifacts.Examples()
     artifact.uri = str(examples)
     artifact.split_names = artifact_utils.encode_split_names(list(f.SPLITS))
     examples_utils.set_payload_format(artifact, example_gen_pb2.FORMAT_TF_EXAMPLE)
-    found = standard_artifacts.ExampleStatistics()
+    found = tfx.types.standard_artifacts.ExampleStatistics()
     found.uri = str(folder)
     options = StatsOptions(feature_allowlist=list(f.STATISTICS_FEATURES), num_values_histogram_buckets=3)
     context = base_beam_executor.BaseBeamExecutor.Context(
@@ -62,7 +63,7 @@ def statistics(examples: Path, folder: Path, beam: BeamConfig) -> dict[str, Any]
     )
     properties = {"stats_options_json": options.to_json(), "exclude_splits": "[]"}
     StatisticsExecutor(context).Do({"examples": [artifact]}, {"statistics": [found]}, properties)
-    return {split: by_name(load_statistics(str(folder / f"Split-{split}" / "FeatureStats.pb"))) for split in f.SPLITS}
+    return {split: by_name(load_stats_binary(str(folder / f"Split-{split}" / "FeatureStats.pb"))) for split in f.SPLITS}
 
 
 def by_name(statistics: Any) -> dict[str, Any]:
