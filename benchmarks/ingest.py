@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +11,7 @@ import numpy as np
 from isal import igzip
 
 from benchmarks.report import Result, interleaved_seconds
-from pipeline.config import load_config
+from pipeline.config import BeamConfig, load_config
 
 
 def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
@@ -23,8 +23,8 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
         repeats: Timed repetitions.
     """
     pairs = scan_pairs(data)
-    stage = _stage(data, work / "examples")
-    ours, floor = interleaved_seconds(stage, lambda: inflate_all(pairs), repeats)
+    whole = stage(data, work / "examples")
+    ours, floor = interleaved_seconds(whole, lambda: inflate_all(pairs), repeats)
     yield Result(
         "ingest / bare inflate + array",
         ours / floor,
@@ -38,7 +38,7 @@ def measure(data: Path, work: Path, repeats: int) -> Iterator[Result]:
     def loop() -> None:
         obvious_loop(few, work / "loop.gz")
 
-    slow, again = interleaved_seconds(loop, stage, 1)
+    slow, again = interleaved_seconds(loop, whole, 1)
     yield Result(
         "obvious loop / ingest",
         (slow / len(few)) / (again / len(pairs)),
@@ -84,8 +84,14 @@ def obvious_loop(pairs: list[tuple[Path, Path]], target: Path) -> None:
                 writer.write(example.SerializeToString())
 
 
-def _stage(data: Path, target: Path):  # type: ignore[no-untyped-def]
-    """The ingestion stage's own executor, as the pipeline runs it."""
+def stage(data: Path, target: Path, beam: BeamConfig | None = None) -> Callable[[], None]:
+    """The ingestion stage's own executor, as the pipeline runs it.
+
+    Args:
+        data: A folder with images/ and masks/.
+        target: Where the examples go.
+        beam: How Beam runs; default: as configured.
+    """
     from tfx.components.example_gen import utils
     from tfx.dsl.components.base import base_beam_executor
     from tfx.types import standard_artifacts
@@ -98,7 +104,7 @@ def _stage(data: Path, target: Path):  # type: ignore[no-untyped-def]
     properties = {key: value for key, value in component.exec_properties.items() if value is not None}
     properties[utils.FINGERPRINT_PROPERTY_NAME] = ""
     context = base_beam_executor.BaseBeamExecutor.Context(
-        beam_pipeline_args=config.beam.pipeline_args(), tmp_dir=str(target / "tmp"), unique_id="1"
+        beam_pipeline_args=(beam or config.beam).pipeline_args(), tmp_dir=str(target / "tmp"), unique_id="1"
     )
 
     def run() -> None:

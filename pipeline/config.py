@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import re
 import types
@@ -548,22 +549,108 @@ class ServabilityConfig(Section):
     timeout_s: float = Field(600.0, gt=0, description="the process is stopped, and the model refused, after so long")
 
 
-class BeamConfig(Section):
-    """How the Beam stages run."""
+IN_PROCESS, MULTI_PROCESSING = "in_process", "multi_processing"
+WORKERS_OPTION = {
+    MULTI_PROCESSING: "direct_num_workers",
+    "DataflowRunner": "max_num_workers",
+    "FlinkRunner": "parallelism",
+}
+"""Of each runner that has one: its option for the number of workers."""
+RUNNERS = (IN_PROCESS, *WORKERS_OPTION, "SparkRunner", "PortableRunner")
+PACKAGE_OPTIONS = ("setup_file", "extra_package", "extra_packages", "sdk_container_image")
+"""Beam's options that bring this package to the workers."""
 
-    args: list[str] = Field(default_factory=list, description="further Beam arguments, such as another runner")
+
+class BeamConfig(Section):
+    """Where the stages run that go over all scans: ingestion, statistics and the gate."""
+
+    runner: str = Field(
+        IN_PROCESS, description=f"{', '.join(RUNNERS)}, or the import path of another class of Beam runners"
+    )
+    stages: list[Literal["NiftiExampleGen", "StatisticsGen", "Evaluator"]] = Field(
+        ["NiftiExampleGen", "StatisticsGen", "Evaluator"],
+        min_length=1,
+        description="stages that this holds for; the others run in this process",
+    )
+    workers: Positive | None = Field(None, description=f"workers at most, for {', '.join(WORKERS_OPTION)}")
+    args: list[str] = Field(default_factory=list, description="further Beam arguments: --flink_master=HOST:PORT")
+
+    @field_validator("runner")
+    @classmethod
+    def _known_runner(cls, runner: str) -> str:
+        package = runner.partition(".")[0]
+        if runner in RUNNERS:
+            return runner
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", runner):
+            if importlib.util.find_spec(package) is None:
+                raise ValueError(f"no package {package} is installed here")
+            return runner
+        folded = {name.lower(): name for name in RUNNERS}
+        close = difflib.get_close_matches(runner.lower(), folded, n=1, cutoff=0.5)
+        hint = f"did you mean {folded[close[0]]}? " if close else ""
+        raise ValueError(
+            f"no such runner; {hint}allowed: {', '.join(RUNNERS)}, or an import path: package.module.Class"
+        )
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> BeamConfig:
+        if self.workers and self.runner not in WORKERS_OPTION:
+            raise ValueError(
+                f"workers: found {self.workers}, but {self.runner} takes no number of workers; leave it out, choose "
+                f"another runner ({', '.join(WORKERS_OPTION)}), or say it in args as that runner wants it"
+            )
+        if self._given("runner"):
+            raise ValueError("args: found --runner, which has a key of its own; set beam.runner instead")
+        if self.args and not self.args[0].startswith("--"):
+            raise ValueError(f"args: found {self.args[0]!r}, wanted an option such as --region=europe-west4")
+        return self
+
+    @property
+    def remote(self) -> bool:
+        """Whether workers may be other machines."""
+        return self.runner not in (IN_PROCESS, MULTI_PROCESSING)
 
     def pipeline_args(self) -> list[str]:
-        """Beam's arguments: its in-process runner by name, since the default one first looks for a download."""
-        runner = [
-            "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-            # Threads of Beam's own cost more than they bring: ingestion has its own, TensorFlow too.
-            "--direct_running_mode=in_memory",
-            # Names no image that is used: it only keeps TFX from packing its own sources anew for every stage.
-            "--sdk_container_image=in-process",
-        ]
-        own_runner = any(item.startswith("--runner") for item in self.args)
-        return self.args if own_runner else [*runner, *self.args]
+        """Beam's arguments; workers elsewhere are sent this package, unless `args` say how they come by it.
+
+        Raises:
+            UsageError: There is no `setup.py` to make the package from.
+        """
+        if self.remote:
+            # TFX fills a gap in tfx-bsl that TFDV and TFMA fall into: workers must import it before either.
+            args = [f"--runner={self.runner}", "--beam_plugin=tfx"]
+            if not any(self._given(option) for option in PACKAGE_OPTIONS):
+                args.append(f"--setup_file={_setup_file(self.runner)}")
+        else:
+            args = [
+                # By name, since Beam's default runner first looks for a download.
+                "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+                # In processes of Beam's own only if asked for: they cost more than they bring (docs/SCALING.md), since
+                # ingestion has threads of its own, TensorFlow too.
+                f"--direct_running_mode={'in_memory' if self.runner == IN_PROCESS else MULTI_PROCESSING}",
+                # Names no image that is used: it only keeps TFX from packing its own sources anew for every stage.
+                "--sdk_container_image=in-process",
+            ]
+        workers = self.workers
+        if workers is None and not self.remote:
+            workers = 1 if self.runner == IN_PROCESS else 0  # which Beam takes for as many as there are cores
+        if workers is not None:
+            args.append(f"--{WORKERS_OPTION.get(self.runner, 'direct_num_workers')}={workers}")
+        return [*args, *self.args]
+
+    def _given(self, option: str) -> bool:
+        return any(item.partition("=")[0] == f"--{option}" for item in self.args)
+
+
+def _setup_file(runner: str) -> Path:
+    """What Beam makes the package from that its workers install."""
+    path = Path(__file__).parents[1] / "setup.py"
+    if not path.is_file():
+        raise UsageError(
+            f"beam.runner: {runner} needs this package on its workers, and {path} is not there to make it from; give "
+            "--sdk_container_image=IMAGE, with an image that holds it, or --setup_file=CHECKOUT/setup.py in beam.args"
+        )
+    return path
 
 
 class StageConfig(Section):

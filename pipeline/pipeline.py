@@ -24,7 +24,7 @@ from components.starting_point.state import State
 from components.transform.preprocessing import CONFIG_KEY
 from components.tuner.component import Tuner
 from pipeline.code_version import all_parts, code_version
-from pipeline.config import NO_RESULT, Config
+from pipeline.config import NO_RESULT, BeamConfig, Config
 from schema import features as f
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "schema.pbtxt"
@@ -176,6 +176,11 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
         gate=json.loads(config.subset("gate"))["gate"],
         code_version=code_version("evaluator", "imaging"),
     )
+
+    # Of two Beam arguments the later one wins. Transform but traces its graph, which pays for no job on an engine.
+    for stage in (example_gen, statistics, transform, evaluator):
+        if stage.id not in config.beam.stages:
+            stage.with_beam_pipeline_args(BeamConfig().pipeline_args())
 
     # 6. Whatever it decides is put on one page, with all that the decision rests on.
     left_out = NO_RESULT if config.tuner.enabled else NO_RESULT | {"tuner"}  # what is off reruns nothing

@@ -159,7 +159,8 @@ def slice_examples(case: Case, split: str, ingested: Ingested, context_slices: i
         _set(values[f.HEAD_AREA_CM2], float(scan.head.area_cm2[index]))
         for position, name in enumerate(f.HEAD_HU_PERCENTILES):
             _set(values[name], float(scan.head.percentiles[index, position]))
-        records.append(example.SerializeToString())
+        # By name: else the features' order is another in each process, and so are the bytes from worker to worker.
+        records.append(example.SerializeToString(deterministic=True))
     digest = hashlib.sha256(scan.hu.data)
     digest.update(lesion.tobytes() + coverage[lesion].tobytes())  # the rest is empty
     record = CaseRecord(

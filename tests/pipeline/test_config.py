@@ -501,16 +501,74 @@ def test_a_default_that_is_written_out_changes_nothing(minimal: Path) -> None:
     assert plain.subset("grid", "training") == explicit.subset("training", "grid")
 
 
-def test_beam_names_its_runner(minimal: Path) -> None:
-    args = load_config(minimal, ["beam.args=[--extra=1]"]).beam.pipeline_args()
+def beam_args(minimal: Path, *settings: str) -> list[str]:
+    return load_config(minimal, [f"beam.{setting}" for setting in settings]).beam.pipeline_args()
+
+
+def test_beam_runs_in_this_process_unless_told_otherwise(minimal: Path) -> None:
+    args = beam_args(minimal, "args=[--extra=1]")
     assert [item for item in args if item.startswith("--runner=")] == [args[0]]
     assert "FnApiRunner" in args[0]
+    assert "--direct_running_mode=in_memory" in args
     assert args[-1] == "--extra=1"  # so that it wins over ours
 
 
-def test_another_beam_runner_replaces_ours_and_its_options(minimal: Path) -> None:
-    args = load_config(minimal, ["beam.args=[--runner=FlinkRunner, --flink_master=local]"]).beam.pipeline_args()
-    assert args == ["--runner=FlinkRunner", "--flink_master=local"]
+@pytest.mark.parametrize(("setting", "workers"), [("workers=3", 3), ("workers=null", 0)])
+def test_beam_in_several_processes(minimal: Path, setting: str, workers: int) -> None:
+    args = beam_args(minimal, "runner=multi_processing", setting)
+    assert "FnApiRunner" in args[0]
+    assert "--direct_running_mode=multi_processing" in args
+    assert f"--direct_num_workers={workers}" in args  # 0: as many as there are cores
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (["runner=FlinkRunner", "workers=16", "args=[--flink_master=h:1]"], ["--parallelism=16", "--flink_master=h:1"]),
+        (["runner=DataflowRunner", "workers=256"], ["--max_num_workers=256"]),
+        (["runner=SparkRunner", "args=[--spark_version=3]"], ["--spark_version=3"]),
+        (["runner=apache_beam.runners.dask.dask_runner.DaskRunner"], []),
+    ],
+)
+def test_workers_elsewhere_are_sent_the_package(minimal: Path, settings: list[str], wanted: list[str]) -> None:
+    runner = settings[0].partition("=")[2]
+    setup = Path(__file__).parents[2] / "setup.py"
+    always = [f"--runner={runner}", "--beam_plugin=tfx", f"--setup_file={setup}"]
+    assert beam_args(minimal, *settings) == [*always, *wanted]
+
+
+def test_workers_that_have_the_package_already_are_not(minimal: Path) -> None:
+    image = "--sdk_container_image=ich-worker:1"
+    args = beam_args(minimal, "runner=FlinkRunner", f"args=[{image}]")
+    assert args == ["--runner=FlinkRunner", "--beam_plugin=tfx", image]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["runner=FlinkRuner"], "beam.runner: found 'FlinkRuner'; no such runner; did you mean FlinkRunner? allowed: "),
+        (["runner=dataflow"], "did you mean DataflowRunner?"),
+        (["runner=a.b/c"], "allowed: in_process, multi_processing, DataflowRunner, "),
+        (["runner=no_such.Runner"], "beam.runner: found 'no_such.Runner'; no package no_such is installed here"),
+        (["stages=[Trainer]"], "beam.stages.0: found 'Trainer'"),
+        (["workers=4"], "beam: workers: found 4, but in_process takes no number of workers; "),
+        (["runner=SparkRunner", "workers=4"], "found 4, but SparkRunner takes no number of workers"),
+        (["workers=0", "runner=FlinkRunner"], "beam.workers: found 0"),
+        (["args=[--runner=FlinkRunner]"], "args: found --runner, which has a key of its own; set beam.runner instead"),
+        (["args=[x]"], "args: found 'x', wanted an option such as --region=europe-west4"),
+    ],
+)
+def test_beam_settings_that_lead_nowhere_are_refused(minimal: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(minimal, [f"beam.{setting}" for setting in settings])
+    assert message in str(caught.value)
+
+
+def test_an_installed_package_has_no_setup_file_to_send(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beam = load_config(minimal, ["beam.runner=FlinkRunner"]).beam
+    monkeypatch.setattr("pipeline.config.__file__", str(minimal.parent / "site-packages/pipeline/config.py"))
+    with pytest.raises(UsageError, match=r"FlinkRunner needs this package on its workers, .*--sdk_container_image"):
+        beam.pipeline_args()
 
 
 def test_source_shares_name_every_source_and_no_other() -> None:

@@ -111,6 +111,34 @@ def parameters(stage: Any) -> dict[str, str]:
     return found
 
 
+def last(arguments: list[str], option: str) -> str:
+    """The value that Beam goes by."""
+    return [item.partition("=")[2] for item in arguments if item.startswith(f"--{option}=")][-1]
+
+
+def beam_stages(folder: Path, *settings: str) -> dict[str, list[str]]:
+    """Beam's arguments by stage."""
+    components = create_pipeline(load_config("demo", settings), local(folder)).components
+    return {
+        component.id: component.executor_spec.beam_pipeline_args
+        for component in components
+        if hasattr(component.executor_spec, "beam_pipeline_args")
+    }
+
+
+def test_stages_that_go_over_the_data_run_where_the_configuration_says(tmp_path: Path) -> None:
+    found = beam_stages(tmp_path, "beam.runner=FlinkRunner", "beam.stages=[NiftiExampleGen, Evaluator]")
+    runners = {name: last(arguments, "runner") for name, arguments in found.items()}
+    here = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+    assert runners == {
+        "NiftiExampleGen": "FlinkRunner", "Evaluator": "FlinkRunner", "StatisticsGen": here, "Transform": here,
+    }  # fmt: skip
+    in_several = beam_stages(tmp_path, "beam.runner=multi_processing")
+    for stage, (mode, workers) in {"Transform": ("in_memory", "1"), "Evaluator": ("multi_processing", "0")}.items():
+        assert last(in_several[stage], "direct_running_mode") == mode
+        assert last(in_several[stage], "direct_num_workers") == workers
+
+
 def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     """Stages whose own parameters differ."""
     return {name for name in one if parameters(one[name]) != parameters(other[name])}

@@ -15,10 +15,9 @@ from tfx.types import artifact_utils, standard_artifacts
 from components.evaluator.component import Evaluator
 from components.nifti_example_gen.examples import Ingested, slice_examples
 from components.nifti_example_gen.layout import Case
+from pipeline.config import BeamConfig
 from pipeline.pipeline import SCHEMA
 from tests.cases import Sample, write_shard
-
-RUNNER = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,11 @@ def evaluate(
     shards: Sequence[Sequence[bytes]],
     candidate: Path,
     baseline: Path,
+    *,
+    beam: BeamConfig | None = None,
     **gate: Any,
 ) -> Result:
-    """Runs the component's executor with its own properties on real artifacts."""
+    """Runs the component's executor with its own properties on real artifacts; `beam` says how Beam runs."""
 
     def artifact(kind: Any, path: Path) -> Any:
         made = kind()
@@ -81,7 +82,9 @@ def evaluate(
         gate={"min_mean_dice": 0.3, "max_dice_drop": 0.02, "min_test_patients": 5, **gate},
         code_version="1",
     )
-    context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=RUNNER, tmp_dir=str(folder / "tmp"))
+    context = base_beam_executor.BaseBeamExecutor.Context(
+        beam_pipeline_args=(beam or BeamConfig()).pipeline_args(), tmp_dir=str(folder / "tmp")
+    )
     component.executor_spec.executor_class(context).Do(inputs, outputs, dict(component.exec_properties))
     verdict = json.loads((folder / "evaluation" / "verdict.json").read_text())
     marks = {path.name for path in (folder / "blessing").iterdir()}
