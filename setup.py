@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 # One list per purpose, so that a reader sees why a package is here.
 PIPELINE = [
     "tfx[kfp]==1.21.0",
+    # Buckets: S3 and Google Cloud Storage as file systems.
+    "pyarrow>=18,<19",
     "tensorflow>=2.21,<2.22",
     "keras>=3.10,<4",
     "keras-tuner[bayesian]>=1.4.7,<2",
