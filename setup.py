@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 PIPELINE = [
     "tfx[kfp]==1.21.0",
     "kfp-server-api>=2.16,<3",
+    # Buckets: S3 and Google Cloud Storage as file systems.
+    "pyarrow>=18,<19",
     "tensorflow>=2.21,<2.22",
     "keras>=3.10,<4",
     "keras-tuner[bayesian]>=1.4.7,<2",

@@ -71,7 +71,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
     example_gen = NiftiExampleGen(
         places.data,
         config=config.subset("data", "grid", "splits"),
-        code_version=code_version("imaging", "nifti_example_gen", "schema"),
+        code_version=code_version("imaging", "nifti_example_gen", "schema", "storage"),
     )
 
     # 2. Statistics of the scalars are held against the curated schema, the data before, and that of the model in
@@ -90,7 +90,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
         store=places.statistics,
         serving=places.serving,
         state=f"{state.serving}|{state.statistics}",
-        code_version=code_version("data_validator", "serving"),
+        code_version=code_version("data_validator", "serving", "storage"),
     )
     reporter = DataReporter(
         examples=example_gen.outputs["examples"],
@@ -103,7 +103,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
         statistics=statistics.outputs["statistics"],
         examples=example_gen.outputs["examples"],
         store=places.statistics,
-        code_version=code_version("data_gate", "data_validator"),
+        code_version=code_version("data_gate", "data_validator", "storage"),
     )
     data_gate.add_upstream_node(reporter)
 
@@ -166,7 +166,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
         folder=places.serving,
         grid=config.subset("grid"),
         state=state.serving,
-        code_version=code_version("served_model"),
+        code_version=code_version("served_model", "storage"),
     )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
@@ -215,7 +215,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
         examples=example_gen.outputs["examples"],
         folder=places.serving,
         config=settings,
-        code_version=code_version("pusher", "data_validator", "serving/manifests"),
+        code_version=code_version("pusher", "data_validator", "serving/manifests", "storage"),
     )
 
     return tfx.dsl.Pipeline(

@@ -50,12 +50,12 @@ def roll_back(folder: Path, output: Path, to: int | None = None) -> Restored:
         raise UsageError(f"{folder}: found no version, wanted two at least; nothing to go back to")
     current = found[-1]
     source = _named(found, to) if to is not None else _before(found)
-    if same_export(source, current):
+    if same_export(str(source), str(current)):
         raise UsageError(f"{source}: is the model in service already; give another version with --to")
-    target = next_version(folder)
+    target = Path(next_version(str(folder)))
     try:
-        copy_whole(source, target, _card(source, target.name))
-        write_labels(folder, {STABLE: int(target.name), CANARY: int(target.name)})
+        copy_whole(str(source), str(target), _card(source, target.name))
+        write_labels(str(folder), {STABLE: int(target.name), CANARY: int(target.name)})
         if last := read_last_run(output):
             write_last_run(output, replace(last, version=target.name))
     except OSError as error:
@@ -74,7 +74,7 @@ def _named(found: list[Path], to: int) -> Path:
 
 def _before(found: list[Path]) -> Path:
     """The version before the first copy of the one in service: going back twice goes back further."""
-    first = next(index for index, path in enumerate(found) if same_export(path, found[-1]))
+    first = next(index for index, path in enumerate(found) if same_export(str(path), str(found[-1])))
     if first == 0:
         raise UsageError(
             f"{found[-1]}: is the oldest model there is, nothing to go back to; "

@@ -33,7 +33,7 @@ def DataGate(  # noqa: N802 - a component is named like a class
         statistics: Of the scalars, by split.
         examples: For `cases.json`.
         passed: Receives the findings that the run goes on with, as `findings.json`.
-        store: Folder of the statistics of earlier runs.
+        store: Folder or URI of the statistics of earlier runs.
         code_version: Changes when the code does, so that its cached results are not reused.
 
     Raises:

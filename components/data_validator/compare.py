@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -14,7 +13,7 @@ from components.data_validator.findings import NOTE, STOP, Finding
 from components.data_validator.rules import Measurement
 from components.data_validator.store import Entry, of_data, previous
 from components.imaging.errors import UsageError
-from serving.versions import read_contract, versions
+from components.storage.served import served_contract, served_versions, version_name
 
 TRAIN = "train"
 
@@ -42,7 +41,7 @@ def compare(
     schema: schema_pb2.Schema,
     validation: Mapping[str, Any],
     known: Sequence[Entry],
-    serving: Path,
+    serving: str,
     *,
     most_quarantined: float = 1.0,
 ) -> Comparison:
@@ -54,7 +53,7 @@ def compare(
         schema: The curated schema.
         validation: The configuration's section `validation`.
         known: What earlier runs' data was.
-        serving: The folder that TF Serving watches.
+        serving: The folder that TF Serving watches, or its URI.
         most_quarantined: A larger share of quarantined scans stops the run, whatever else is allowed.
     """
     findings = [
@@ -90,16 +89,16 @@ def compare(
 
 
 def _references(
-    before: Entry | None, fingerprint: str, known: Sequence[Entry], serving: Path
+    before: Entry | None, fingerprint: str, known: Sequence[Entry], serving: str
 ) -> tuple[list[tuple[str, Entry]], list[Finding]]:
     """Name and entry of what the training split is compared with, and notes on what cannot be found."""
     references = [] if before is None else [(f"the data before ({_time(before)})", before)]
-    served = versions(serving)
+    served = served_versions(serving)
     if not served:
         return references, []
-    name = f"the training data of version {served[-1].name} in service"
+    name = f"the training data of version {version_name(served[-1])} in service"
     try:
-        trained_on = read_contract(served[-1]).data_fingerprint
+        trained_on = served_contract(served[-1]).data_fingerprint
     except UsageError as error:
         return references, [_unknown(name, str(error))]
     if trained_on == fingerprint:

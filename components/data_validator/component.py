@@ -6,7 +6,6 @@ TFX's ExampleValidator looks neither at comparators nor at environments, and wha
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 import tfx.v1 as tfx
 from tfx.dsl.io import fileio
@@ -48,8 +47,8 @@ def DataValidator(  # noqa: N802 - a component is named like a class
         report: Receives the files.
         validation: JSON of the configuration's section validation.
         max_quarantined: JSON of the share of quarantined scans above which a run stops.
-        store: Folder of the statistics of earlier runs.
-        serving: The folder that TF Serving watches.
+        store: Folder or URI of the statistics of earlier runs.
+        serving: The folder that TF Serving watches, or its URI.
         state: Names what is remembered and in service now; another value defeats the cache.
         code_version: Changes when the code does, so that its cached results are not reused.
     """
@@ -69,7 +68,7 @@ def DataValidator(  # noqa: N802 - a component is named like a class
     curated = tfdv.load_schema_text(os.path.join(schema.uri, "schema.pbtxt"))  # noqa: PTH118
     known = memory.entries(store)
     rules = json.loads(validation)["validation"]
-    result = compare(listing, found, curated, rules, known, Path(serving), most_quarantined=json.loads(max_quarantined))
+    result = compare(listing, found, curated, rules, known, serving, most_quarantined=json.loads(max_quarantined))
     write(FILE_NAME, to_json(result.findings))
     compared = {"references": result.references, "measurements": [asdict(item) for item in result.measurements]}
     write(COMPARISON, json.dumps(compared, indent=1))

@@ -15,6 +15,8 @@ from typing import Any
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.dsl.io import fileio
 
+from components.storage import files
+
 RECORD, LISTING = "record.json", "cases.json"
 
 
@@ -38,11 +40,11 @@ class Entry:
 
     def statistics(self, split: str) -> Any:
         """The statistics of a split, a DatasetFeatureStatisticsList."""
-        return statistics_pb2.DatasetFeatureStatisticsList.FromString(_read(f"{self.folder}/{split}.pb"))
+        return statistics_pb2.DatasetFeatureStatisticsList.FromString(files.read(f"{self.folder}/{split}.pb"))
 
     def listing(self) -> dict[str, Any]:
         """Its `cases.json`."""
-        found: dict[str, Any] = json.loads(_read(f"{self.folder}/{LISTING}"))
+        found: dict[str, Any] = json.loads(files.read(f"{self.folder}/{LISTING}"))
         return found
 
 
@@ -55,17 +57,16 @@ def remember(store: str, listing: Mapping[str, Any], statistics: Mapping[str, An
         statistics: By split.
     """
     folder = f"{store}/{listing['fingerprint']}"
-    fileio.makedirs(folder)
     for split, found in statistics.items():
-        _write(f"{folder}/{split}.pb", found.SerializeToString())
-    _write(f"{folder}/{LISTING}", json.dumps(listing, indent=1).encode())
+        files.write(f"{folder}/{split}.pb", found.SerializeToString())
+    files.write(f"{folder}/{LISTING}", json.dumps(listing, indent=1).encode())
     record = {
         "fingerprint": listing["fingerprint"],
         "span": listing["span"],
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
         "patients": {name: counts["patients"] for name, counts in listing["splits"].items()},
     }
-    _write(f"{folder}/{RECORD}", json.dumps(record, indent=1).encode())
+    files.write(f"{folder}/{RECORD}", json.dumps(record, indent=1).encode())
 
 
 def entries(store: str) -> list[Entry]:
@@ -73,7 +74,7 @@ def entries(store: str) -> list[Entry]:
     found = []
     for path in fileio.glob(f"{store}/*/{RECORD}"):
         try:
-            found.append(Entry(**json.loads(_read(path)), folder=path.rpartition("/")[0]))
+            found.append(Entry(**json.loads(files.read(path)), folder=path.rpartition("/")[0]))
         except (OSError, ValueError, TypeError):
             continue
     return sorted(found, key=lambda entry: entry.time)
@@ -94,15 +95,3 @@ def of_data(known: Iterable[Entry], fingerprint: str) -> Entry | None:
 def state(store: str) -> str:
     """Names what is remembered, in order: another value means that there may be something else to compare with."""
     return ",".join(f"{entry.fingerprint}:{entry.span}" for entry in entries(store))
-
-
-def _read(path: str) -> bytes:
-    with fileio.open(path, "rb") as file:
-        return bytes(file.read())
-
-
-def _write(path: str, data: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    with fileio.open(f"{path}.part", "wb") as file:
-        file.write(data)
-    fileio.rename(f"{path}.part", path, overwrite=True)

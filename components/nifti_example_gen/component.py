@@ -34,7 +34,8 @@ class NiftiExampleGen(FileBasedExampleGen):
         """Describes the stage.
 
         Args:
-            input_base: The data folder.
+            input_base: The data folder, or its URI: the machine that reads the scans then holds a copy, so workers of
+                Beam on other machines need the cache folder on a volume that they share.
             config: JSON of the configuration's sections data, grid and splits.
             code_version: Changes when the code does, so that its cached results are not reused.
         """

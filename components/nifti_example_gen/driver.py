@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tfx.components.example_gen import utils
@@ -11,6 +10,7 @@ from tfx.types import standard_component_specs as specs
 
 from components.nifti_example_gen.layout import find_cases, fingerprint
 from components.nifti_example_gen.settings import read_settings
+from components.storage.mirror import as_named, local_copy
 
 
 class Driver(FileBasedDriver):
@@ -23,8 +23,10 @@ class Driver(FileBasedDriver):
         self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
     ) -> dict[str, Any]:
         """Adds span and fingerprint, without which a changed volume would be served from the cache."""
-        root = Path(exec_properties[specs.INPUT_BASE_KEY])
-        cohort = find_cases(root, read_settings(exec_properties)["data"])
+        place = exec_properties[specs.INPUT_BASE_KEY]
+        root = local_copy(place)
+        with as_named(place, root):
+            cohort = find_cases(root, read_settings(exec_properties)["data"])
         spans = ",".join(map(str, cohort.spans))
         return {
             **exec_properties,

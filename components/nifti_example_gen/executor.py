@@ -11,7 +11,6 @@ import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -30,6 +29,7 @@ from components.nifti_example_gen.layout import Case, Quarantined, find_cases
 from components.nifti_example_gen.settings import read_settings
 from components.nifti_example_gen.splits import deal, refuse_empty
 from components.nifti_example_gen.tfrecord import RecordBuffer
+from components.storage.mirror import as_named, local_copy, renamed
 from schema.features import SPLITS
 
 CASES_PER_SHARD = 8
@@ -82,7 +82,10 @@ class Executor(BaseExampleGenExecutor):
         # The driver has named the newest span: one that arrived since must not go under its name. Where no driver
         # runs (Kubeflow's open backend), the newest now is taken.
         newest = exec_properties.get(utils.SPAN_PROPERTY_NAME)
-        cohort = find_cases(Path(exec_properties[specs.INPUT_BASE_KEY]), settings["data"], newest=newest)
+        place = exec_properties[specs.INPUT_BASE_KEY]
+        root = local_copy(place)
+        with as_named(place, root):
+            cohort = find_cases(root, settings["data"], newest=newest)
         examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, cohort.span)
         listing = os.path.join(examples.uri, FILE_NAME)  # noqa: PTH118 - a URI, perhaps of a bucket
         for name in SPLITS:
@@ -97,6 +100,7 @@ class Executor(BaseExampleGenExecutor):
             spans=cohort.spans,
             superseded=cohort.superseded,
         )
+        summary = renamed(summary, place, root)  # the copy is this machine's own
         with fileio.open(listing, "w") as file:
             file.write(json.dumps(summary, indent=1))
         _check(summary)

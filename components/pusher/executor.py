@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 from tfx.components.pusher import executor as tfx_pusher
@@ -23,9 +21,9 @@ from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.pusher.card import model_card, to_markdown
 from components.pusher.place import copy_whole, next_version, same_export, write_labels
 from components.servability.rules import FILE_NAME as SERVABILITY
-from serving.manifests.models_config import FILE_NAME as CONFIG_FILE
-from serving.manifests.models_config import labels_of, models_config
-from serving.versions import CARD_FILES, CONTRACT_FILE, versions
+from components.storage.files import copy_tree
+from components.storage.served import served_versions, version_name
+from serving.versions import CARD_FILES, CONTRACT_FILE
 
 DATA_REPORT_KEY, EVALUATION_KEY, EXAMPLES_KEY = "data_report", "evaluation", "examples"
 CONFIG_KEY = "config"
@@ -35,7 +33,10 @@ class Executor(tfx_pusher.Executor):
     """Pushes unless the newest version came from the same export; versions never go backwards."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """Pushes a blessed model whose data is sound; a local folder receives it and its card in one atomic step."""
+        """Pushes a blessed model whose data is sound; a folder receives it and its card in one atomic step.
+
+        So does a bucket, as far as anybody can see who goes by `saved_model.pb`, which is uploaded last.
+        """
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties[specs.PUSH_DESTINATION_KEY], destination)
         base = destination.filesystem.base_directory
@@ -43,30 +44,18 @@ class Executor(tfx_pusher.Executor):
         if _is_held(artifact_utils.get_single_uri(input_dict[DATA_REPORT_KEY])):
             self._MarkNotPushed(pushed)
             return
-        if "://" in base:
-            super().Do(input_dict, output_dict, exec_properties)
-            if pushed.get_int_custom_property("pushed"):
-                version = pushed.get_string_custom_property("pushed_version")
-                _write(
-                    pushed.get_string_custom_property("pushed_destination"),
-                    _card(self.GetModelPath(input_dict), input_dict, exec_properties, version),
-                )
-                names = [str(name).rstrip("/") for name in fileio.listdir(base)]
-                labels = labels_of([int(name) for name in names if name.isdecimal()])
-                _write(base, {CONFIG_FILE: models_config(base.rstrip("/").rpartition("/")[2], labels)})
-            return
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        candidate, served = Path(self.GetModelPath(input_dict)), versions(Path(base))
+        candidate, served = self.GetModelPath(input_dict), served_versions(base)
         if served and same_export(candidate, served[-1]):
             target = served[-1]
         else:
-            target = next_version(Path(base))
-            copy_whole(candidate, target, _card(str(candidate), input_dict, exec_properties, target.name))
-        write_labels(Path(base))
-        shutil.copytree(target, pushed.uri, dirs_exist_ok=True)
-        self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
+            target = next_version(base)
+            copy_whole(candidate, target, _card(candidate, input_dict, exec_properties, version_name(target)))
+        write_labels(base)
+        copy_tree(target, pushed.uri)
+        self._MarkPushed(pushed, pushed_destination=target, pushed_version=version_name(target))
 
 
 def _card(candidate: str, input_dict: dict[str, Any], exec_properties: dict[str, Any], version: str) -> dict[str, str]:
@@ -88,15 +77,6 @@ def _card(candidate: str, input_dict: dict[str, Any], exec_properties: dict[str,
 def _read(uri: str, name: str) -> Any:
     with fileio.open(os.path.join(uri, name), "r") as file:  # noqa: PTH118 - a URI
         return json.load(file)
-
-
-def _write(folder: str, texts: dict[str, str]) -> None:
-    """Writes files below a folder or URI."""
-    for name, text in texts.items():
-        path = os.path.join(folder, name)  # noqa: PTH118 - a URI
-        fileio.makedirs(os.path.dirname(path))  # noqa: PTH120
-        with fileio.open(path, "w") as file:
-            file.write(text)
 
 
 def _is_held(report: str) -> bool:

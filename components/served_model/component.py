@@ -8,8 +8,10 @@ import tensorflow as tf
 import tfx.v1 as tfx
 
 from components.imaging.errors import UsageError
+from components.storage.files import copy_tree
+from components.storage.served import served_versions, version_name
 from serving.signatures import EXAMPLES_SIGNATURE
-from serving.versions import read_contract, versions
+from serving.versions import read_contract
 
 
 @tfx.dsl.components.component
@@ -27,17 +29,23 @@ def ServedModel(  # noqa: N802 - a component is named like a class
 
     Args:
         model: Receives the model under `Format-Serving`.
-        folder: The folder that TF Serving watches.
+        folder: The folder that TF Serving watches, or its URI.
         grid: JSON of the configuration's section grid.
         state: Names what is in service now; another value defeats the cache.
         code_version: Changes when the code does, so that its cached results are not reused.
     """
-    found = versions(Path(folder))
-    note = {"version": found[-1].name if found else None, "used": False, "reason": "no model is in service yet"}
+    found = served_versions(folder)
+    note = {
+        "version": version_name(found[-1]) if found else None,
+        "used": False,
+        "reason": "no model is in service yet",
+    }
+    copy = Path(model.uri) / "Format-Serving"
     if found:
+        copy_tree(found[-1], str(copy))
         wanted = json.loads(grid)["grid"]
         try:
-            contract = read_contract(found[-1])
+            contract = read_contract(copy)
         except UsageError as error:
             note["reason"] = str(error)
         else:
@@ -45,11 +53,12 @@ def ServedModel(  # noqa: N802 - a component is named like a class
             todays = (wanted["size"], wanted["spacing_mm"], wanted["context_slices"])
             if served != todays:
                 note["reason"] = f"the model in service has the grid {served}, today's examples have {todays}"
-            elif problem := _problem(found[-1]):
+            elif problem := _problem(copy):
                 note["reason"] = f"the model in service cannot be loaded ({problem}); TF Serving could not either"
             else:
-                shutil.copytree(found[-1], Path(model.uri) / "Format-Serving")
                 note.update(used=True, reason="compared on the same scans")
+        if not note["used"]:
+            shutil.rmtree(copy)
     Path(model.uri).mkdir(parents=True, exist_ok=True)
     (Path(model.uri) / "baseline.json").write_text(json.dumps(note), encoding="utf-8")
 

@@ -26,10 +26,10 @@ def StartingPoint(  # noqa: N802 - a component is named like a class
     """Names it for the stages that look into folders; must never be cached itself.
 
     Args:
-        folder: The data folder.
+        folder: The data folder, or its URI.
         data: JSON of the configuration's section data.
-        statistics: Folder of the statistics of earlier runs.
-        serving: The folder that TF Serving watches.
+        statistics: Folder or URI of the statistics of earlier runs.
+        serving: The folder that TF Serving watches, or its URI.
 
     Returns:
         `data_state`, `statistics_state` and `serving_state`, as `State` has them.

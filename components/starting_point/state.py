@@ -13,7 +13,9 @@ from typing import Any
 
 from components.data_validator import store
 from components.nifti_example_gen.layout import find_cases, fingerprint
-from serving.versions import versions
+from components.storage import mirror
+from components.storage.served import served_versions, version_name
+from components.storage.uri import is_remote
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,24 @@ def serving_state(folder: str) -> str:
     """Names the versions in service.
 
     Args:
-        folder: The folder that TF Serving watches.
+        folder: The folder that TF Serving watches, or its URI.
     """
-    return ",".join(path.name for path in versions(Path(folder)))
+    return ",".join(map(version_name, served_versions(folder)))
 
 
 def data_state(folder: str, section: Mapping[str, Any]) -> str:
     """Names the scans and masks; none is read.
 
+    Of a URI it names every object below it, whether the layout wants it or not.
+
     Args:
-        folder: The data folder.
+        folder: The data folder, or its URI.
         section: The configuration's section data.
 
     Raises:
         UsageError: There are none, or the layout does not fit.
     """
+    if is_remote(folder):
+        return f"objects:{mirror.fingerprint(folder)}"
     cohort = find_cases(Path(folder), section)
     return f"spans:{','.join(map(str, cohort.spans))},files:{fingerprint(cohort, Path(folder))}"

@@ -12,6 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tfx.dsl.io import fileio
+
+from components.storage import files
 
 FILE_NAME = "state.npz"
 
@@ -62,7 +65,6 @@ class Checkpoint:
         optimizer: keras.optimizers.Optimizer,
         others: Sequence[tf.Variable] = (),
     ) -> None:
-        self._folder = folder
         self._path = f"{folder.rstrip('/')}/{FILE_NAME}"
         self._variables = [*network.variables, *optimizer.variables, *others]
         self._network = network
@@ -83,17 +85,13 @@ class Checkpoint:
         arrays |= {f"best{index}": value for index, value in enumerate(self._best)}
         buffer = io.BytesIO()
         np.savez(buffer, state=np.array(json.dumps(asdict(state))), **arrays)  # type: ignore[arg-type]
-        tf.io.gfile.makedirs(self._folder)
-        with tf.io.gfile.GFile(f"{self._path}.part", "wb") as file:
-            file.write(buffer.getvalue())
-        tf.io.gfile.rename(f"{self._path}.part", self._path, overwrite=True)
+        files.write(self._path, buffer.getvalue())
 
     def load(self) -> State | None:
         """Restores everything; None where there is nothing that fits."""
-        if not tf.io.gfile.exists(self._path):
+        if not fileio.exists(self._path):
             return None
-        with tf.io.gfile.GFile(self._path, "rb") as file:
-            data = file.read()
+        data = files.read(self._path)
         try:
             with np.load(io.BytesIO(data)) as arrays:
                 state = State(**json.loads(str(arrays["state"])))

@@ -14,6 +14,7 @@ import tensorflow as tf
 from components.imaging.errors import IchError
 from components.trainer.average import Average
 from components.trainer.checkpoint import Checkpoint, State
+from components.trainer.event_files import event_files
 from components.trainer.progress import Progress
 from components.trainer.schedule import learning_rate
 from components.trainer.step import TrainStep, build_optimizer, make_train_step
@@ -106,17 +107,16 @@ class _Run:
 
     def train(self) -> None:
         """Runs epochs until the state says that it is finished."""
-        writer = tf.summary.create_file_writer(f"{self._task.folder.rstrip('/')}/{TENSORBOARD}")
         batches = iter(self._task.batches(self._state.epochs, self._state.epoch_steps))
-        with writer.as_default():
+        with event_files(f"{self._task.folder.rstrip('/')}/{TENSORBOARD}") as (writer, publish), writer.as_default():
             while not self._state.finished:
                 row = self._epoch(batches)
                 for name, value in row.items():
                     if name != "epoch" and value is not None:
                         tf.summary.scalar(name, value, step=self._state.epochs)
                 writer.flush()
+                publish()
                 self._save()
-        writer.close()
 
     def _save(self) -> None:
         self._state.minutes = self._minutes()

@@ -10,9 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
+from tfx.dsl.io import fileio
 
 from components.imaging.errors import IchError
 from components.imaging.postprocess import Postprocess
+from components.storage.files import copy_tree
 from components.trainer.checkpoint import State
 from components.trainer.data import count_patients, lesion_draws, list_shards, steps_per_epoch, total, train_dataset
 from components.trainer.ensemble import build_ensemble
@@ -385,13 +387,11 @@ def prepare_devices(config: Mapping[str, Any]) -> None:
 
 def _copy_logs(folder: str, target: str) -> None:
     """Copies the event files to where TFX keeps a training's logs."""
-    source = f"{folder}/{TENSORBOARD}"
-    tf.io.gfile.makedirs(target)
-    for name in tf.io.gfile.listdir(source) if tf.io.gfile.isdir(source) else []:
-        tf.io.gfile.copy(f"{source}/{name}", f"{target}/{name}", overwrite=True)
+    fileio.makedirs(target)
+    copy_tree(f"{folder}/{TENSORBOARD}", target)
 
 
 def _write_json(path: str, content: Any) -> None:
-    tf.io.gfile.makedirs(path.rpartition("/")[0])
-    with tf.io.gfile.GFile(path, "w") as file:
+    fileio.makedirs(path.rpartition("/")[0])
+    with fileio.open(path, "w") as file:
         file.write(json.dumps(content, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -10,8 +11,11 @@ from typing import Any
 import keras_tuner
 from keras_tuner import errors
 from keras_tuner.engine.trial import Trial, TrialStatus
+from tfx.dsl.io import fileio
 
 from components.imaging.errors import IchError
+from components.storage.files import copy_tree
+from components.storage.uri import is_remote
 from components.trainer.hyperparameters import describe, searched
 from components.trainer.progress import Progress
 from components.tuner.oracles import OBJECTIVE
@@ -76,7 +80,21 @@ class Search(keras_tuner.Tuner):
         self._minutes: dict[str, float] = {}
         self._results: dict[str, Result] = {}
         self.finished = ""
+        self._kept = f"{folder.rstrip('/')}/{PROJECT}" if is_remote(folder) else ""
+        if self._kept:  # KerasTuner asks TensorFlow for its files, which knows no buckets
+            self._notes = tempfile.TemporaryDirectory(prefix="ich-")
+            folder = self._notes.name
+            if not overwrite:
+                copy_tree(self._kept, f"{folder}/{PROJECT}")
+            elif fileio.isdir(self._kept):
+                fileio.rmtree(self._kept)
         super().__init__(oracle=oracle, directory=folder, project_name=PROJECT, overwrite=overwrite)
+
+    def save(self) -> None:
+        """Writes the notes on the search; of a URI, puts them there."""
+        super().save()
+        if self._kept:
+            copy_tree(self.project_dir, self._kept)
 
     def get_state(self) -> dict[str, Any]:
         """What is kept besides the oracle's state."""

@@ -10,8 +10,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tfx.dsl.io import fileio
 
 from components.imaging.errors import IchError
+from components.storage import files
 from components.trainer.checkpoint import FILE_NAME as CHECKPOINT
 from components.trainer.data import total
 from components.trainer.fingerprint import run_key
@@ -120,19 +122,10 @@ class Trials:
 
 def _read_result(folder: str) -> Result | None:
     path = f"{folder}/{RESULT}"
-    if not tf.io.gfile.exists(path):
-        return None
-    with tf.io.gfile.GFile(path, "r") as file:
-        return Result(**json.loads(file.read()))
+    return Result(**json.loads(files.read(path))) if fileio.exists(path) else None
 
 
 def _write_result(folder: str, result: Result) -> None:
     """Keeps the result in place of the checkpoint."""
-    tf.io.gfile.makedirs(folder)
-    path = f"{folder}/{RESULT}"
-    with tf.io.gfile.GFile(f"{path}.part", "w") as file:
-        file.write(json.dumps(asdict(result)))
-    tf.io.gfile.rename(f"{path}.part", path, overwrite=True)
-    checkpoint = f"{folder}/{CHECKPOINT}"
-    if tf.io.gfile.exists(checkpoint):
-        tf.io.gfile.remove(checkpoint)
+    files.write(f"{folder}/{RESULT}", json.dumps(asdict(result)).encode())
+    files.remove(f"{folder}/{CHECKPOINT}")

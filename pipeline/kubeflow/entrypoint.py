@@ -104,6 +104,8 @@ def run(arguments: Sequence[str], root: str) -> None:
     from absl import logging as absl_logging
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
+    import components.storage.filesystem  # noqa: F401 - data, models, statistics and checkpoints may lie in buckets
+
     flags.FLAGS(["ich", "--tfxio_use_byte_size_batching"])  # else readers batch up to 1000 examples, images and all
     absl_logging.set_verbosity(absl_logging.INFO)
     outputs = executor_input["outputs"]

@@ -44,7 +44,7 @@ def look(
         schema(),
         ValidationConfig(**validation).model_dump(),
         entries(str(folder / "statistics")),
-        folder / "serving",
+        str(folder / "serving"),
         most_quarantined=0.5,
     )
 

@@ -42,7 +42,7 @@ def test_the_latest_is_last_and_the_same_data_again_is_the_latest(tmp_path: Path
 
 
 def test_an_interrupted_write_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = module._write
+    write = files.write
 
     def fail(path: str, data: bytes) -> None:
         if path.endswith("record.json"):
@@ -50,7 +50,7 @@ def test_an_interrupted_write_is_not_seen(tmp_path: Path, monkeypatch: pytest.Mo
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write", fail)
+        patch.setattr(files, "write", fail)
         with pytest.raises(OSError, match="No space"):
             remember(str(tmp_path), listing("a", COUNTS), {"train": statistics(patients(1, 0))})
     assert entries(str(tmp_path)) == []
