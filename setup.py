@@ -63,6 +63,8 @@ DEVELOPMENT = [
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
     "scikit-learn>=1.4,<2",
+    # It carries axe-core, which looks for barriers on a page.
+    "axe-core-python>=0.1,<1",
 ]
 
 setup(
@@ -81,7 +83,7 @@ setup(
         "components.data_report": ["*.j2", "*.css"],
         "components.pages": ["*.css"],
         "components.pusher": ["*.j2"],
-        "components.run_report": ["*.j2", "*.css"],
+        "components.run_report": ["*.j2", "*.css", "*.js"],
         "schema": ["*.pbtxt"],
         "serving.manifests": ["templates/*.j2", "templates/kubernetes/*.j2"],
     },
