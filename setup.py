@@ -69,6 +69,8 @@ DEVELOPMENT = [
     # What runs docs/finished_run.ipynb.
     "nbclient>=0.10,<1",
     "ipykernel>=6.29,<8",
+    # It carries axe-core, which looks for barriers on a page.
+    "axe-core-python>=0.1,<1",
 ]
 
 setup(
@@ -87,7 +89,7 @@ setup(
         "components.data_report": ["*.j2", "*.css"],
         "components.pages": ["*.css"],
         "components.pusher": ["*.j2"],
-        "components.run_report": ["*.j2", "*.css"],
+        "components.run_report": ["*.j2", "*.css", "*.js"],
         "schema": ["*.pbtxt"],
         "serving.manifests": ["templates/*.j2", "templates/kubernetes/*.j2"],
     },

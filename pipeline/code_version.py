@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_SOURCES = (".py", ".pbtxt", ".j2", ".css")
+_SOURCES = (".py", ".pbtxt", ".j2", ".css", ".js")
 
 
 def all_parts() -> list[str]:

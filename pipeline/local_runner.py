@@ -190,11 +190,15 @@ def _run(
             servability = _read(outputs["Servability"]["blessing"] / SERVABILITY)
         except BaseException as error:
             _write_summary(folders, run, config, data, stages, error=error)
+            if isinstance(error, Exception):  # whoever interrupts does not want to wait
+                _complete_report(folders.reports / run, stages, error=str(error) or type(error).__name__)
             raise
-    served = versions(folders.serving(config.output.model_name))
-    outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings, servability)
-    if outcome.held or outcome.unservable or not verdict["blessed"]:
-        outcome.exit_code = REFUSED
+        served = versions(folders.serving(config.output.model_name))
+        outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings, servability)
+        if outcome.held or outcome.unservable or not verdict["blessed"]:
+            outcome.exit_code = REFUSED
+        version = outcome.model.name if outcome.model and outcome.exit_code == PUSHED else None
+        _complete_report(folders.reports / run, stages, version=version, servability=servability)
     _write_summary(folders, run, config, data, stages, outcome=outcome)
     last = LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held), bool(outcome.unservable), files)
     write_last_run(folders.root, last)
@@ -402,6 +406,30 @@ def _publish_report(stage: str, made: Path, folder: Path) -> str:
     shutil.copyfile(made / f"{name}.html", folder / f"{page}.html")
     shutil.copyfile(made / f"{name}.json", folder / f"{content}.json")
     return f"{_read(folder / f'{content}.json')['verdict']['status']}: {folder / f'{page}.html'}"
+
+
+def _complete_report(folder: Path, stages: list[dict[str, Any]], **ended: Any) -> None:
+    """Adds to the page on a run how it ended, with times and memory; where it fails, the page stays as it was.
+
+    Args:
+        folder: Where the page is looked for.
+        stages: Wall seconds and peak memory by stage.
+        **ended: As of `components.run_report.content.complete`.
+    """
+    _, page, content = _REPORTS["RunReporter"]
+    if not (folder / f"{content}.json").is_file():
+        return
+    try:
+        from components.imaging.nifti import write_bytes
+        from components.run_report.content import complete
+        from components.run_report.page import render
+
+        found = complete(_read(folder / f"{content}.json"), stages, **ended)
+        text = render(found)
+        write_bytes(folder / f"{content}.json", json.dumps(found, indent=1, allow_nan=False).encode())
+        write_bytes(folder / f"{page}.html", text.encode())
+    except Exception:  # the run has ended as it has; its log tells
+        traceback.print_exc()
 
 
 def _short(quarantined: list[dict[str, str]]) -> str:

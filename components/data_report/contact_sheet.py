@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tensorflow.core.example.example_pb2 import Example
 
-from components.data_report.pictures import data_uri, in_window, outline_path
+from components.pages.pictures import data_uri, in_window, outline_path
 from schema import features as f
 
 TILES = 24

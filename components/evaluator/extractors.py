@@ -146,7 +146,7 @@ def pack_batch(extracts: dict[str, Any], name: str, contract: Contract) -> dict[
     examples = [Example.FromString(record).features.feature for record in np.ravel(extracts[tfma.INPUT_KEY])]
     images, masks = ([example[key].bytes_list.value[0] for example in examples] for key in (f.IMAGE, f.MASK))
     predictions = extracts[tfma.PREDICTIONS_KEY]
-    packed = _packed(predictions[name], contract, images, masks)
+    packed = pack_slices(predictions[name], contract, images, masks)
     return {**extracts, tfma.PREDICTIONS_KEY: {**predictions, name: packed}}
 
 
@@ -218,14 +218,14 @@ def compact(extracts: dict[str, Any], contracts: dict[str, Contract]) -> dict[st
         values = by_model[name]
         if isinstance(values, dict):
             values = values["probability"]
-        packed[name] = _packed(values, contract, images, masks)
+        packed[name] = pack_slices(values, contract, images, masks)
     return {
         tfma.FEATURES_KEY: {name: features[name] for name in KEPT_FEATURES},
         tfma.PREDICTIONS_KEY: packed if set(contracts) != {""} else packed[""],
     }
 
 
-def _packed(
+def pack_slices(
     probabilities: Any,
     contract: Contract,
     images: Sequence[bytes] | np.ndarray,

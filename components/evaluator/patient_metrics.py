@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
-from components.evaluator.extractors import OUTSIDE_SKULL, unpack_prediction
+from components.evaluator.extractors import OUTSIDE_SKULL, Unpacked, unpack_prediction
 from components.imaging.calibration import COUNTS
 from components.imaging.geometry import Geometry
 from components.imaging.metrics import scan_metrics
@@ -91,16 +91,32 @@ class _ScanPreprocessor(metric_types.Preprocessor):
         yield scan_values(extracts[tfma.FEATURES_KEY], np.asarray(predictions, dtype=object).ravel())
 
 
-def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
-    """Measures one scan.
+@dataclass(frozen=True)
+class Outlined:
+    """A scan's truth and prediction as they are measured.
+
+    Attributes:
+        geometry: The scan's.
+        truth: The true mask, bool of shape `geometry.native_shape`.
+        predicted: The outline after post-processing, bool of the same shape.
+        slices: Its unpacked predictions, in order.
+    """
+
+    geometry: Geometry
+    truth: np.ndarray
+    predicted: np.ndarray
+    slices: list[Unpacked]
+
+
+def outlined(features: Mapping[str, Any], packed: np.ndarray) -> Outlined:
+    """Puts the slices of one scan together, on its own grid.
 
     Args:
         features: Features of its slices, each of shape (slices, ...), in any order.
         packed: Its packed predictions, of shape (slices,).
 
-    Returns:
-        `patient`, `values` in the order of `MEANS` and `OF_PREDICTION`, and `counts`: the sum of the slices'
-        calibration counts.
+    Raises:
+        ValueError: They are not the slices of one scan.
     """
     indices = np.asarray(features[f.SLICE_INDEX]).ravel()
     order = np.argsort(indices)
@@ -121,22 +137,38 @@ def scan_values(features: dict[str, Any], packed: np.ndarray) -> dict[str, Any]:
     )
     masks = np.asarray(features[f.NATIVE_MASK], dtype=object).ravel()
     truth = np.stack([unpack_mask(masks[index], shape[1], shape[2]) for index in order])
-    marks = np.stack([item.marks for item in unpacked])
     below = [item.hu for item in unpacked if item.hu is not None]
     predicted = outline(
         np.stack([item.pixels for item in unpacked]),
         geometry,
         Postprocess.from_dict(header["postprocess"]),
         np.stack(below) if below else None,
-        marks < OUTSIDE_SKULL,
+        np.stack([item.marks for item in unpacked]) < OUTSIDE_SKULL,
     )
-    measured: dict[str, Any] = scan_metrics(truth, predicted, geometry.spacing_mm).as_dict()
-    measured["outside_brain_ml"] = count_marked(marks > 0, predicted, geometry) * geometry.voxel_ml
-    measured["undefined_pixels"] = sum(item.header["undefined"] for item in unpacked)
+    return Outlined(geometry, truth, predicted, unpacked)
+
+
+def scan_values(features: Mapping[str, Any], packed: np.ndarray) -> dict[str, Any]:
+    """Measures one scan.
+
+    Args:
+        features: Features of its slices, each of shape (slices, ...), in any order.
+        packed: Its packed predictions, of shape (slices,).
+
+    Returns:
+        `patient`, `values` in the order of `MEANS` and `OF_PREDICTION`, and `counts`: the sum of the slices'
+        calibration counts.
+    """
+    scan = outlined(features, packed)
+    geometry = scan.geometry
+    marks = np.stack([item.marks for item in scan.slices])
+    measured: dict[str, Any] = scan_metrics(scan.truth, scan.predicted, geometry.spacing_mm).as_dict()
+    measured["outside_brain_ml"] = count_marked(marks > 0, scan.predicted, geometry) * geometry.voxel_ml
+    measured["undefined_pixels"] = sum(item.header["undefined"] for item in scan.slices)
     return {
         "patient": bytes(np.asarray(features[f.PATIENT_ID], dtype=object).ravel()[0]).decode(),
         "values": tuple(float(measured[name]) for name in (*MEANS, *OF_PREDICTION)),
-        "counts": np.sum([item.counts for item in unpacked], axis=0),
+        "counts": np.sum([item.counts for item in scan.slices], axis=0),
     }
 
 

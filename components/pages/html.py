@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,19 @@ def environment(folder: Path) -> Environment:
 def style(*more: Path) -> Markup:
     """The style sheet of all pages, and further ones after it."""
     return Markup("".join(path.read_text(encoding="utf-8") for path in (_FOLDER / "page.css", *more)))
+
+
+def script(path: Path) -> tuple[Markup, str]:
+    """A script of a page, and what its content security policy must allow so that it runs, and nothing else does.
+
+    Args:
+        path: The script.
+
+    Returns:
+        The text for a `<script>` element, and the source for `script-src`.
+    """
+    text = path.read_text(encoding="utf-8")
+    return Markup(text), f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def sentence(text: str) -> str:

@@ -13,10 +13,14 @@ from components.evaluator.verdict import FILE_NAME as VERDICT
 from components.nifti_example_gen.cases import FILE_NAME as CASES
 from components.run_report.content import collect
 from components.run_report.page import render
+from components.run_report.predicted import outline_scans
+from components.run_report.strips import choose, draw
 from components.types import DataReport, RunReport
+from serving.contract import Contract
 
 PAGE, CONTENT = "run_report.html", "run_report.json"
-_CONTRACT = ("Format-Serving", "assets.extra", "contract.json")
+_SERVING = "Format-Serving"
+_CONTRACT = (_SERVING, "assets.extra", "contract.json")
 _HISTORY = "history.json"
 
 
@@ -46,8 +50,8 @@ def RunReporter(  # noqa: N802 - a component is named like a class
 
     Args:
         evaluation: For `verdict.json`.
-        examples: For `cases.json`.
-        model: For its contract.
+        examples: For `cases.json`, and the few test scans that are shown slice by slice.
+        model: For its contract, and to outline these scans again: the gate keeps no pixels.
         model_run: For the history of the training, where one was kept.
         findings: What DataValidator wrote.
         report: Receives both files.
@@ -56,14 +60,27 @@ def RunReporter(  # noqa: N802 - a component is named like a class
         program: Hash of the whole program, to show.
         code_version: Changes when the code does, so that its cached results are not reused.
     """
+    verdict, listing = _read_json(evaluation.uri, VERDICT), _read_json(examples.uri, CASES)
+    contract = _read_json(model.uri, *_CONTRACT)
+    roles = choose(verdict["by_case"], {case["case_id"]: case for case in listing["cases"]})
+    drawn = {
+        case: draw(scan, hu)
+        for case, scan, hu in outline_scans(
+            os.path.join(model.uri, _SERVING),  # noqa: PTH118
+            Contract.from_json(json.dumps(contract)),
+            examples,
+            roles,
+        )
+    }
     content = collect(
-        _read_json(evaluation.uri, VERDICT),
-        _read_json(examples.uri, CASES),
-        _read_json(model.uri, *_CONTRACT),
+        verdict,
+        listing,
+        contract,
         name=name,
         config=json.loads(config),
         history=_read_json(model_run.uri, _HISTORY),
         findings=_read_json(findings.uri, FINDINGS),
+        strips=[{"case_id": case, "roles": list(found), **drawn[case]} for case, found in roles.items()],
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         code=program,
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.evaluator.figures import MEASURES, by_patient, figures
 from components.imaging.agreement import DEFINITION as AGREEMENT
 from components.imaging.metrics import DEFINITIONS
+from components.pusher.card import INTENDED_USE, LIMITS, weaknesses
 from components.run_report.curves import curves
 
-FORMAT = 1
+FORMAT = 2
 """Version of the content's layout; another one has other keys."""
 
 LONGEST_RUN = 20
@@ -26,10 +28,11 @@ def collect(
     config: Mapping[str, Any],
     history: Mapping[str, Any] | None = None,
     findings: Iterable[Mapping[str, Any]] = (),
+    strips: Iterable[Mapping[str, Any]] = (),
     created: str = "",
     code: str = "",
 ) -> dict[str, Any]:
-    """Gathers the content of a report.
+    """Gathers the content of a report, as far as it is known before the run ends; `complete` adds the rest.
 
     Args:
         verdict: `verdict.json` of the evaluation.
@@ -39,6 +42,7 @@ def collect(
         config: All its sections.
         history: `history.json` of the training, if there is one.
         findings: `findings.json` of the data validator.
+        strips: The scans to look at: `case_id`, `roles`, and what `strips.draw` returned.
         created: When the report was made, as text.
         code: Hash of the program.
 
@@ -51,7 +55,8 @@ def collect(
     cases = {case["case_id"]: case for case in listing["cases"]}
     measures = verdict["by_case"]
     served = verdict.get("baseline") or {}
-    held = [dict(item) for item in findings if item["severity"] != "note"]
+    against = [dict(item) for item in findings]
+    held = [item for item in against if item["severity"] != "note"]
     found = figures(measures, cases)
     patients = by_patient(measures, cases)
     return {
@@ -64,9 +69,18 @@ def collect(
         "held": held,
         "overall": found["overall"],
         "slices": _bounded(found["slices"], verdict),
+        "sources": _sources(measures, cases),
         "definitions": {measure: DEFINITIONS[measure] for measure in MEASURES},
         "patients": _patients(patients, measures, cases),
         "scans": _scans(measures, cases),
+        "strips": [
+            {
+                **strip,
+                "patient_id": cases[strip["case_id"]]["patient_id"],
+                "measures": {name: value(measures[strip["case_id"]]) for name, value in MEASURES.items()},
+            }
+            for strip in strips
+        ],
         "false_positives": _counted([int(scan["false_positive_components"]) for scan in measures.values()]),
         "volumes": {**found["volumes"], "definition": AGREEMENT},
         "calibration": verdict.get("calibration"),
@@ -82,9 +96,67 @@ def collect(
         "training": _training(history),
         "model": {key: value for key, value in contract.items() if key not in ("tuning", "postprocess", "metrics")},
         "validation": contract.get("metrics", {}),
-        "data": {key: listing.get(key) for key in ("fingerprint", "span", "spans", "splits")},
+        "data": {
+            **{key: listing.get(key) for key in ("fingerprint", "span", "spans", "splits")},
+            "findings": against,
+            "quarantined": _by_code(listing.get("quarantined", ())),
+            "remarks": _by_code(item for item in listing.get("findings", ()) if item["severity"] != "error"),
+        },
+        "card": {
+            "intended_use": INTENDED_USE,
+            "limits": list(LIMITS),
+            "weaknesses": weaknesses(found),
+        },
         "config": dict(config),
         "code": code,
+        "run": None,
+    }
+
+
+def complete(
+    content: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+    *,
+    version: str | None = None,
+    servability: Mapping[str, Any] | None = None,
+    error: str = "",
+) -> dict[str, Any]:
+    """The content once the run has ended.
+
+    Args:
+        content: What `collect` returned.
+        stages: Of each stage `name`, `seconds`, `peak_mib`, and where they are known `state` and `cached`.
+        version: The version in service, where the model was pushed.
+        servability: `servability.json`, where the model was asked.
+        error: What the run failed with, if it did.
+
+    Returns:
+        The content with `run`: `stages`, `seconds` in all, `peak_mib` and what was measured in serving; and with the
+        final `verdict`, whose status may now be pushed or failed, too.
+    """
+    measured = dict(servability or {})
+    verdict = dict(content["verdict"])
+    if error:
+        verdict |= {"status": "failed", "headline": "The run failed after the gate.", "reasons": [error]}
+    elif verdict["status"] == "passed" and measured.get("failures"):
+        verdict |= {
+            "status": "refused",
+            "headline": "The model passed the gate, but it cannot be served as it must and does not go into service.",
+            "reasons": [failure["message"] for failure in measured["failures"]],
+        }
+    elif verdict["status"] == "passed" and version:
+        verdict |= {"status": "pushed", "headline": f"{verdict['headline']} It is in service as version {version}."}
+    shown = ("name", "state", "cached", "seconds", "peak_mib")
+    return {
+        **content,
+        "verdict": verdict,
+        "run": {
+            "stages": [{key: stage.get(key) for key in shown} for stage in stages],
+            "seconds": round(sum(stage["seconds"] for stage in stages), 2),
+            "peak_mib": max((stage["peak_mib"] for stage in stages), default=None),
+            "servability": dict(measured.get("measures") or {}),
+            "version": version,
+        },
     }
 
 
@@ -135,6 +207,25 @@ def _bounded(slices: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str,
     """Each slice with the gate's bound on its Dice, where there is one."""
     bounds = {rule["slice"]: rule["bound"] for rule in verdict.get("rules", ()) if rule["rule"] == "slices"}
     return {name: {**values, "bound": bounds.get(name)} for name, values in slices.items()}
+
+
+def _sources(measures: Mapping[str, Any], cases: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each source its patients, scans and measures; empty where the data has but one layout."""
+    found = {}
+    for source in sorted({cases[case].get("source") or "" for case in measures}):
+        members = {case: scan for case, scan in measures.items() if (cases[case].get("source") or "") == source}
+        if source:
+            found[source] = {
+                "patients": len({cases[case]["patient_id"] for case in members}),
+                "scans": len(members),
+                "measures": figures(members, cases)["overall"],
+            }
+    return found
+
+
+def _by_code(items: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many scans there are of each code, the most frequent first."""
+    return dict(Counter(item["code"] for item in items).most_common())
 
 
 def _patients(

@@ -12,11 +12,15 @@ from markupsafe import Markup
 from components.evaluator.figures import TITLES
 from components.evaluator.rules import SLICES
 from components.imaging.metrics import Summary
-from components.pages.html import environment, number, style
+from components.pages.html import environment, number, script, style
 from components.run_report import charts
+from components.run_report.strips import ROLES
 from schema.features import SPLITS
 
 _FOLDER = Path(__file__).parent
+_PANELS = {"CT": (), "Truth": ("truth",), "Prediction": ("prediction",), "Error": ("false_positive", "missed")}
+"""Of each slice the pictures side by side, and the masks drawn on each."""
+
 _OF_A_SCAN = {
     "served_dice": "in service",
     "false_positive_components": "false-positive components",
@@ -34,13 +38,19 @@ def render(content: Mapping[str, Any]) -> str:
         content: What `content.collect` returned, or the same read back from JSON.
 
     Returns:
-        HTML without scripts or references to anything outside; text from the data is escaped.
+        HTML without references to anything outside; text from the data is escaped. The page's own script turns strips
+        into stacks, and its policy lets no other run.
     """
     made = environment(_FOLDER)
-    made.filters |= {"setting": charts.setting_text, "fixed": fixed}
+    made.filters |= {"setting": charts.setting_text, "fixed": fixed, "duration": duration}
+    scrolling, allowed = script(_FOLDER / "page.js")
     return made.get_template("page.html.j2").render(
         content,
         style=style(_FOLDER / "page.css"),
+        script=scrolling,
+        script_source=allowed,
+        roles=ROLES,
+        panels=_PANELS,
         drawn={name: {"svg": Markup(svg), "alt": alt} for name, (svg, alt) in _charts(content).items()},
         tuned=[
             {**curve, "svg": Markup(charts.tuning_curve(curve)), "alt": tuning_text(curve)}
@@ -85,7 +95,8 @@ def _charts(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 def _slices(content: Mapping[str, Any]) -> tuple[str, str]:
     everyone = {"patients": len(content["patients"]), "measures": content["overall"], "bound": None}
     rows = []
-    for name, item in {"all": everyone, **content["slices"]}.items():
+    sources = {f"from {name}": {**item, "bound": None} for name, item in content["sources"].items()}
+    for name, item in {"all": everyone, **content["slices"], **sources}.items():
         dice = item["measures"]["dice"]
         if dice["n"]:
             rows.append(
@@ -101,6 +112,14 @@ def _slices(content: Mapping[str, Any]) -> tuple[str, str]:
 def fixed(value: float | None, digits: int = 3) -> str:
     """A figure with so many digits after the point; a dash for none."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: `12.3 s`, `4 min 05 s` or `2 h 03 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def dice_text(patients: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from components.data_report.contact_sheet import choose_tiles
 from components.data_report.content import collect
 from components.data_report.page import render
-from components.data_report.pictures import data_uri
+from components.pages.pictures import data_uri
 from tests.browser.chromium import dom, needs_chromium, run, sticking_out
 from tests.cases import Sample, cuboid
 from tests.components.data_report.listings import finding, listing, quarantined, random_cohort
