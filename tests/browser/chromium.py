@@ -16,7 +16,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 BINARY = next((path for name in _NAMES if (path := shutil.which(name))), None)
 needs_chromium = pytest.mark.skipif(BINARY is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
 
-_FLAGS = (
+FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--host-resolver-rules=MAP * ~NOTFOUND",
@@ -53,7 +53,7 @@ def run(
     assert BINARY is not None
     theme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [
-        BINARY, *_FLAGS, theme, f"--user-data-dir={profile}", f"--window-size={width},{height}",
+        BINARY, *FLAGS, theme, f"--user-data-dir={profile}", f"--window-size={width},{height}",
         "--enable-logging=stderr", "--v=0", *flags, page.as_uri(),
     ]  # fmt: skip
     environment = {**os.environ, "HOME": str(profile)}
