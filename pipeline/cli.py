@@ -172,6 +172,40 @@ def predict(
 
 
 @main.command()
+@click.argument("scan", type=_FOLDER)
+@click.argument("masks", type=_FOLDER, nargs=-1, metavar="[MASK]...")
+@click.option("--png", "folder", type=_FOLDER, help="Write mosaics of slices to this folder instead: needs no browser.")
+@click.option("--series", metavar="WHICH", help="DICOM series to take: #PLACE, number, UID or part of its description.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the page on this machine; default: a free one.")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@_reported
+def view(
+    scan: Path, masks: tuple[Path, ...], folder: Path | None, series: str | None, port: int, no_browser: bool
+) -> None:
+    """Look at a scan and masks on its grid: three planes and 3D, with measured volumes.
+
+    SCAN is a NIfTI file, or a DICOM file, folder or zip. The page is served on this machine, to you alone and without
+    a network, until Ctrl-C.
+    """
+    from serving.viewer.scene import open_scene
+
+    scene = open_scene(scan, masks, series)
+    for note in scene.notes:
+        click.echo(f"note: {note}", err=True)
+    for mask in scene.masks:
+        click.echo(f"{mask.name}: {mask.summary()}")
+    if folder is not None:
+        from serving.viewer.mosaics import write_mosaics
+
+        for path in write_mosaics(scene, folder):
+            click.echo(path)
+        return
+    from serving.viewer.server import serve as serve_page
+
+    serve_page(scene, click.echo, port=port, browser=not no_browser)
+
+
+@main.command()
 @_model_option("SavedModel, folder of versions (new ones are taken into service), or output folder of a run.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody is asked who he is.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: a free one.")

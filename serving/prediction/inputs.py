@@ -92,11 +92,11 @@ def case_name(path: Path) -> str:
     return path.resolve().parent.name if name.lower() in _PLAIN_NAMES else name or path.resolve().name
 
 
-def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
+def find_inputs(paths: Sequence[Path], out: Path | None = None) -> list[Input]:
     """The scans behind files, folders and zips.
 
     A folder with NIfTI files below it is a folder of those; another one is DICOM, as a zip is: each study in it is
-    one scan. Links to folders are not followed. What lies in `out` is left aside.
+    one scan. Links to folders are not followed. What lies in `out`, if given, is left aside.
 
     Args:
         paths: What the user gave.
@@ -115,7 +115,7 @@ def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
     return _named(unique)
 
 
-def _inputs(path: Path, out: Path) -> Iterator[Input]:
+def _inputs(path: Path, out: Path | None) -> Iterator[Input]:
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a folder on the way may not be entered
         raise UsageError(f"{path}: no such scan; give a .nii or .nii.gz file, a folder, or a DICOM folder or zip")
     if path.is_file() and path.name.lower().endswith(NIFTI):
@@ -129,9 +129,9 @@ def _inputs(path: Path, out: Path) -> Iterator[Input]:
     yield from _dicom(path)
 
 
-def _nifti_below(root: Path, out: Path) -> Iterator[Path]:
+def _nifti_below(root: Path, out: Path | None) -> Iterator[Path]:
     count = 0
-    outside = out.resolve()
+    outside = None if out is None else out.resolve()
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         count += len(files) + len(folders)

@@ -14,7 +14,11 @@ from components.imaging.geometry import Orientation
 _CORNERS = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5)])
 
 
-def measures(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+Component = tuple[np.ndarray, dict[str, Any]]
+"""Its voxels' indices, of shape (n, 3), and what is told of it."""
+
+
+def measures(mask: np.ndarray, affine: np.ndarray, found: list[Component] | None = None) -> dict[str, Any]:
     """Volumes and components, ready for JSON.
 
     Components (26 neighbours) are listed by falling volume, each with
@@ -27,37 +31,44 @@ def measures(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
     Args:
         mask: bool of shape (i, j, k), as the scan's file stores it.
         affine: Of the file: voxel index to RAS mm, of shape (4, 4).
+        found: What `find_components` says of them, if that is known already.
     """
+    orientation = Orientation.of(affine)
+    voxel_ml = float(np.prod(orientation.spacing_mm)) / 1000
+    components = [told for _, told in (find_components(mask, affine) if found is None else found)]
+    return {
+        "volume_ml": round(int(np.count_nonzero(mask)) * voxel_ml, 3),
+        "component_count": len(components),
+        "components": components,
+        "shape": [int(size) for size in mask.shape],
+        "orientation": orientation.codes,
+        "spacing_mm": [round(float(size), 5) for size in np.linalg.norm(affine[:3, :3], axis=0)],
+    }
+
+
+def find_components(mask: np.ndarray, affine: np.ndarray) -> list[Component]:
+    """The components with what `measures` tells of each, in its order; arguments as there."""
     orientation = Orientation.of(affine)
     axis = int(np.flatnonzero(np.array(orientation.transform)[:, 0] == 2)[0])
     in_plane = [other for other in range(3) if other != axis]
     pixel_mm = np.linalg.norm(affine[:3, :3], axis=0)[in_plane]
     voxel_ml = float(np.prod(orientation.spacing_mm)) / 1000
     labels, count = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26, return_N=True)
-    components: list[dict[str, Any]] = []
+    components: list[Component] = []
     boxes = cc3d.statistics(labels)["bounding_boxes"][1:] if count else []
     for label, box in enumerate(boxes, start=1):
         voxels = np.argwhere(labels[box] == label) + [side.start for side in box]
         slices = voxels[:, axis]
         center = affine[:3, :3] @ voxels.mean(axis=0) + affine[:3, 3]
         planes = [voxels[slices == index][:, in_plane] for index in np.unique(slices)]
-        components.append(
-            {
-                "volume_ml": round(len(voxels) * voxel_ml, 3),
-                "centroid_mm": [round(float(value), 2) for value in center],
-                "slices": [int(slices.min()), int(slices.max())],
-                "largest_diameter_mm": round(max(_diameter(plane, pixel_mm) for plane in planes), 2),
-            }
-        )
-    components.sort(key=lambda one: one["volume_ml"], reverse=True)
-    return {
-        "volume_ml": round(int(np.count_nonzero(mask)) * voxel_ml, 3),
-        "component_count": int(count),
-        "components": components,
-        "shape": [int(size) for size in mask.shape],
-        "orientation": orientation.codes,
-        "spacing_mm": [round(float(size), 5) for size in np.linalg.norm(affine[:3, :3], axis=0)],
-    }
+        told = {
+            "volume_ml": round(len(voxels) * voxel_ml, 3),
+            "centroid_mm": [round(float(value), 2) for value in center],
+            "slices": [int(slices.min()), int(slices.max())],
+            "largest_diameter_mm": round(max(_diameter(plane, pixel_mm) for plane in planes), 2),
+        }
+        components.append((voxels, told))
+    return sorted(components, key=lambda one: one[1]["volume_ml"], reverse=True)
 
 
 def _diameter(pixels: np.ndarray, pixel_mm: np.ndarray) -> float:
