@@ -14,13 +14,24 @@ import click
 
 from components.imaging.errors import UsageError
 from pipeline import __version__
+from pipeline.commands.common import FOLDER as _FOLDER
+from pipeline.commands.common import (
+    complete_config,
+    config_option,
+    json_file_option,
+    json_option,
+    output_option,
+    print_json,
+    write_text,
+)
+from pipeline.commands.common import reported as _reported
+from pipeline.commands.completion import completion
+from pipeline.commands.doctor import doctor
+from pipeline.commands.init import init
 from pipeline.kubeflow.commands import kubeflow
-from pipeline.reported import reported as _reported
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-
-_FOLDER = click.Path(path_type=Path)
 
 
 def _model_option(help: str) -> Callable[[Any], Any]:
@@ -51,8 +62,8 @@ def main() -> None:
 main.add_command(kubeflow)
 
 
-@main.command()
-@click.option("-c", "--config", "config_source", required=True, help="YAML file, or the name of a shipped config.")
+@main.command(epilog="Example: ich run -c demo -d SCANS -o OUT")
+@config_option()
 @click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
 @click.option("-o", "--output", type=_FOLDER, help="Output folder; default: output.root of the config.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
@@ -60,7 +71,7 @@ main.add_command(kubeflow)
 @click.option("--force", is_flag=True, help="Run although nothing changed since the last run.")
 @click.option("--if-new-data", is_flag=True, help="Run only if files have come or changed: for a schedule.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TFX, Beam and TensorFlow print.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, last.")
+@json_option("Print the outcome as JSON, last.")
 @_reported
 def run(
     config_source: str,
@@ -109,9 +120,11 @@ def run(
     return outcome.exit_code
 
 
-@main.command()
+@main.command(epilog="Example: ich predict scan.nii.gz -o result -m OUT")
 @click.argument("inputs", type=_FOLDER, nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for masks, JSON and pictures.")
+@click.option(
+    "-o", "--out", "--output", "out", type=_FOLDER, required=True, help="Folder for masks, JSON and pictures."
+)
 @_model_option("SavedModel, folder of versions, or output folder of a run; the newest version is taken.")
 @click.option("--server", metavar="URL", help="Ask a model server instead: grpc://HOST[:8500] or http://HOST[:8501].")
 @click.option("--series", metavar="WHICH", help="DICOM series to take: #PLACE, number, UID or part of its description.")
@@ -121,7 +134,7 @@ def run(
 @click.option("--force", is_flag=True, help="Outline scans that the checks refuse, where they can be read at all.")
 @click.option("--keep-ids", is_flag=True, help="Write the DICOM study's identifiers into the JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TensorFlow prints.")
-@click.option("--json", "as_json", is_flag=True, help="Print each result as one line of JSON.")
+@json_option("Print each result as one line of JSON.")
 @_reported
 def predict(
     inputs: tuple[Path, ...],
@@ -171,12 +184,14 @@ def predict(
         raise error
 
 
-@main.command()
+@main.command(epilog="Example: ich view scan.nii.gz result/scan_mask.nii.gz")
 @click.argument("scan", type=_FOLDER)
 @click.argument("masks", type=_FOLDER, nargs=-1, metavar="[MASK]...")
 @click.option("--png", "folder", type=_FOLDER, help="Write mosaics of slices to this folder instead: needs no browser.")
 @click.option("--series", metavar="WHICH", help="DICOM series to take: #PLACE, number, UID or part of its description.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the page on this machine; default: a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Of the page on this machine; default: a free one."
+)
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @_reported
 def view(
@@ -205,7 +220,7 @@ def view(
     serve_page(scene, click.echo, port=port, browser=not no_browser)
 
 
-@main.command()
+@main.command(epilog="Example: ich serve -m OUT")
 @_model_option("SavedModel, folder of versions (new ones are taken into service), or output folder of a run.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody is asked who he is.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: a free one.")
@@ -255,27 +270,32 @@ def serve(docker: bool, **options: Any) -> None:
     run_server(Options(**options), click.echo, partial(captured, Path(os.devnull)))
 
 
-@main.command()
+@main.command(epilog="Example: ich manifests -o k8s --output OUT")
 @click.option("-o", "--out", type=_FOLDER, required=True, help="Folder for the files.")
 @click.option(
     "--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of a run that pushed."
 )
 @click.option("--model-name", help="Which model, where several are in service there.")
+@json_option("Print the paths as JSON.")
 @_reported
-def manifests(out: Path, output: Path, model_name: str | None) -> None:
+def manifests(out: Path, output: Path, model_name: str | None, as_json: bool) -> None:
     """Write what puts a pushed model on TensorFlow Serving: its configuration, Compose, Kubernetes and KServe.
 
     Versions and labels are not in them: each push writes models.config beside the versions, which the server reads.
     """
     from serving.manifests.render import model_folder, write_manifests
 
-    for path in write_manifests(model_folder(output, model_name), out):
+    paths = write_manifests(model_folder(output, model_name), out)
+    if as_json:
+        print_json({"files": paths})
+        return
+    for path in paths:
         click.echo(path)
 
 
-@main.command()
+@main.command(epilog="Example: ich schedule --cron '0 3 * * 1' -c hospital.yaml -d SCANS -o OUT")
 @click.option("--cron", metavar="TIMES", help="Five fields as cron has them ('0 3 * * 1'), or @daily and the like.")
-@click.option("-c", "--config", "config_source", required=True, help="YAML file, or the name of a shipped config.")
+@config_option()
 @click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
 @click.option("-o", "--output", type=_FOLDER, help="Output folder; default: output.root of the config.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, as for `ich run`.")
@@ -283,6 +303,7 @@ def manifests(out: Path, output: Path, model_name: str | None) -> None:
 @click.option("--with", "kind", type=click.Choice(["systemd", "cron"]), help="Default: systemd where it answers.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be installed.")
 @click.option("--remove", is_flag=True, help="Take the job of that name away instead.")
+@json_option("Print what was done, and the job's text, as JSON.")
 @_reported
 def schedule(
     cron: str | None,
@@ -294,6 +315,7 @@ def schedule(
     kind: str | None,
     dry_run: bool,
     remove: bool,
+    as_json: bool,
 ) -> None:
     """Retrain on this machine by the clock: a systemd timer of yours, or a line in your crontab.
 
@@ -307,7 +329,10 @@ def schedule(
     kind, name = kind or default_kind(), name or config.name
     if remove:
         install(job(name, "@daily", [], Path()), kind, remove=True)  # the name says which
-        click.echo(f"taken away: {name}, with {kind}")
+        if as_json:
+            print_json({"name": name, "with": kind, "done": "removed", "text": []})
+        else:
+            click.echo(f"taken away: {name}, with {kind}")
         return
     if cron is None:
         raise UsageError("no times; give --cron, for example --cron '0 3 * * 1' for Mondays at 3:00")
@@ -315,17 +340,22 @@ def schedule(
     source = str(Path(config_source).resolve()) if Path(config_source).is_file() else config_source
     arguments = ["run", "--if-new-data", "-c", source, "-d", str(data.resolve()), "-o", str(output.resolve())]
     made = job(name, cron, [*arguments, *(part for one in settings for part in ("--set", one))], output)
-    for text in [made.crontab_line()] if kind == CRON else made.units().values():
-        click.echo(text)
+    texts = [made.crontab_line()] if kind == CRON else list(made.units().values())
+    if not as_json:
+        for text in texts:
+            click.echo(text)
     if not dry_run:
         install(made, kind)
+    if as_json:
+        print_json({"name": name, "with": kind, "done": "nothing" if dry_run else "installed", "text": texts})
+    elif not dry_run:
         click.echo(f"installed: {name}, with {kind}")
 
 
-@main.command()
-@click.option("--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of the runs.")
+@main.command(epilog="Example: ich status -o OUT")
+@output_option("Output folder of the runs.")
 @click.option("--runs", type=click.IntRange(min=1), default=10, show_default=True, help="Newest runs to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything, all runs and stages, as JSON.")
+@json_option("Print everything, all runs and stages, as JSON.")
 @_reported
 def status(output: Path, runs: int, as_json: bool) -> None:
     """Show runs and how they ended, what is in service, and what takes the room."""
@@ -338,14 +368,13 @@ def status(output: Path, runs: int, as_json: bool) -> None:
         print_status(found, runs)
 
 
-@main.command()
+@main.command(epilog="Example: ich rollback -o OUT --to 12")
 @click.option("--to", type=click.IntRange(min=0), metavar="VERSION", help="Which; default: the one before.")
-@click.option(
-    "--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of a run that pushed."
-)
+@output_option("Output folder of a run that pushed.")
 @click.option("--model-name", help="Which model, where several are in service there.")
+@json_option("Print the versions as JSON.")
 @_reported
-def rollback(to: int | None, output: Path, model_name: str | None) -> None:
+def rollback(to: int | None, output: Path, model_name: str | None, as_json: bool) -> None:
     """Put an earlier version back in service, in one step that no request notices.
 
     It becomes the newest version, as a copy; the one that it replaces stays in the folder. The next run with new data
@@ -355,14 +384,17 @@ def rollback(to: int | None, output: Path, model_name: str | None) -> None:
     from serving.manifests.render import model_folder
 
     done = roll_back(model_folder(output, model_name), output, to)
+    if as_json:
+        print_json({"in_service": done.target, "copy_of": done.source.name, "replaced": done.replaced.name})
+        return
     click.echo(f"in service: {done.target}, a copy of version {done.source.name}, in place of {done.replaced.name}")
 
 
-@main.command()
+@main.command(epilog="Example: ich gc --keep 5 -o OUT --dry-run")
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of the newest runs stay.")
-@click.option("--output", type=_FOLDER, default=Path("output"), show_default=True, help="Output folder of the runs.")
+@output_option("Output folder of the runs.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything, each path too, as JSON.")
+@json_option("Print everything, each path too, as JSON.")
 @_reported
 def gc(keep: int, output: Path, dry_run: bool, as_json: bool) -> int:
     """Remove what no run that stays, no blessed model and none in service needs.
@@ -382,13 +414,13 @@ def gc(keep: int, output: Path, dry_run: bool, as_json: bool) -> int:
     return 1 if done.failed else 0
 
 
-@main.command()
+@main.command(epilog="Example: ich evaluate result SCANS/masks --json scores.json")
 @click.argument("predictions", type=_FOLDER)
 @click.argument("truth", type=_FOLDER)
 @click.option("--prediction-pattern", help="Where masks lie in PREDICTIONS, e.g. {case}_mask.nii.gz; else found.")
 @click.option("--truth-pattern", help="Where masks lie in TRUTH, e.g. {case}/mask.nii.gz; else found.")
 @click.option("--allow-missing", is_flag=True, help="Score cases found on both sides, list the others.")
-@click.option("--json", "json_file", type=_FOLDER, help="Also write all figures to this file; - prints them instead.")
+@json_file_option("Print all figures as JSON, or also write them to this file.")
 @_reported
 def evaluate(
     predictions: Path,
@@ -414,18 +446,13 @@ def evaluate(
         click.echo(text)
         return
     if json_file is not None:
-        from components.imaging.nifti import write_bytes
-
-        try:
-            write_bytes(json_file, text.encode())
-        except OSError as error:
-            raise UsageError(f"{json_file}: cannot write there ({error.strerror}); give another --json") from None
+        write_text(json_file, text, "give another --json")
     from rich.console import Console
 
     Console().print(render_table(report))
 
 
-@main.command()
+@main.command(epilog="Example: ich phantom cohort -n 40 --seed 1")
 @click.argument("out", type=_FOLDER)
 @click.option("-n", "--patients", type=click.IntRange(min=1), default=40, show_default=True)
 @click.option("-s", "--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -433,8 +460,11 @@ def evaluate(
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", show_default=True, help="Matrix.")
 @click.option("--defects", default="", help="Defects to plant, comma-separated, or all; `--defects list` shows them.")
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
+@json_option("Print the cases, or the defects of `--defects list`, as JSON.")
 @_reported
-def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects: str, workers: int) -> None:
+def phantom(
+    out: Path, patients: int, seed: int, layout: str, size: str, defects: str, workers: int, as_json: bool
+) -> None:
     """Write a cohort of generated head CT with masks: nobody's data, exact truth.
 
     The same seed gives the same files.
@@ -442,6 +472,9 @@ def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects
     from components.imaging.phantom import DEFECTS, write_cohort
 
     if defects == "list":
+        if as_json:
+            print_json({name: defect.summary for name, defect in DEFECTS.items()})
+            return
         for name, defect in DEFECTS.items():
             click.echo(f"{name:<24}{defect.summary}")
         return
@@ -467,14 +500,17 @@ def phantom(out: Path, patients: int, seed: int, layout: str, size: str, defects
             workers=workers,
             progress=advance,
         )
+    if as_json:
+        print_json({"folder": out, "cases": [case.case_id for case in summary.cases], "written": summary.written})
+        return
     click.echo(f"{out}: {len(summary.cases)} cases, {summary.written} written")
 
 
-@main.command()
+@main.command(epilog="Example: ich check SCANS -c hospital.yaml --html check.html")
 @click.argument("data", type=_FOLDER)
-@click.option("-c", "--config", "config_source", help="YAML file or name of a shipped config; else the one that fits.")
+@config_option(required=False, help="YAML file, or the name of a shipped config; else the one that fits.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. data.checks.metal=error.")
-@click.option("--json", "json_file", type=_FOLDER, help="Write all findings to this file; - prints them instead.")
+@json_file_option("Print all findings as JSON, or write them to this file.")
 @click.option("--html", "html_file", type=_FOLDER, help="Write a page with remedies and pictures to this file.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads; default: one a processor.")
 @_reported
@@ -490,7 +526,6 @@ def check(
 
     Exit code 1 when a scan would be quarantined, else 0.
     """
-    from components.imaging.nifti import write_bytes
     from pipeline.check import check_folder, fitting_config, render_table
     from pipeline.config import load_config
     from pipeline.progress import progress_bar
@@ -508,10 +543,7 @@ def check(
 
         pages[html_file] = render_page(report)
     for path, content in pages.items():
-        try:
-            write_bytes(path, content.encode())
-        except OSError as error:
-            raise UsageError(f"{path}: cannot write there ({error.strerror}); give another file") from None
+        write_text(path, content, "give another file")
     if printed:
         click.echo(text)
     else:
@@ -527,17 +559,28 @@ def check(
     return 1 if report.quarantined else 0
 
 
-@main.command("config")
-@click.argument("source", required=False)
+@main.command("config", epilog="Example: ich config demo --set training.epochs=20")
+@click.argument("source", required=False, shell_complete=complete_config)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. training.epochs=20.")
+@json_option("Print it as JSON.")
 @_reported
-def show_config(source: str | None, settings: tuple[str, ...]) -> None:
+def show_config(source: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Check a config and print it in full, or list the shipped ones."""
     from pipeline.config import load_config, shipped_configs
 
     if source is None:
-        click.echo("\n".join(shipped_configs()))
+        if settings:
+            raise UsageError("--set needs a config; give a YAML file or one of: " + ", ".join(shipped_configs()))
+        print_json({"shipped": shipped_configs()}) if as_json else click.echo("\n".join(shipped_configs()))
+        return
+    found = load_config(source, settings).model_dump(mode="json")
+    if as_json:
+        print_json(found)
         return
     import yaml
 
-    click.echo(yaml.safe_dump(load_config(source, settings).model_dump(mode="json"), sort_keys=False), nl=False)
+    click.echo(yaml.safe_dump(found, sort_keys=False), nl=False)
+
+
+for _command in (completion, doctor, init):
+    main.add_command(_command)

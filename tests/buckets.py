@@ -78,8 +78,12 @@ def s3_server() -> Iterator[Server]:
         yield Server(
             f"http://{host}:{port}",
             boto3.client(
-                "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", aws_access_key_id="somebody",
-                aws_secret_access_key="wonderland", config=Config(proxies={}),
+                "s3",
+                endpoint_url=f"http://{host}:{port}",
+                region_name="us-east-1",
+                aws_access_key_id="somebody",
+                aws_secret_access_key="wonderland",
+                config=Config(proxies={}),
             ),  # fmt: skip
         )
     finally:

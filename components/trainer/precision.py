@@ -7,8 +7,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from components.imaging.errors import UsageError
+from components.trainer.processor import BFLOAT16_FLAGS, cpu_flags
 
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _AMPERE = (8, 0)
 
 
@@ -45,14 +45,5 @@ def resolve_precision(wanted: str, *, volumes: bool = False, cpuinfo: Path = Pat
         capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus]
         native = all(capability is not None and capability >= _AMPERE for capability in capabilities)
     else:
-        native = bool(BFLOAT16_FLAGS & _flags(cpuinfo))
+        native = bool(BFLOAT16_FLAGS & cpu_flags(cpuinfo))
     return "mixed_bfloat16" if native else "float32"
-
-
-def _flags(cpuinfo: Path) -> set[str]:
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    line = next((line for line in lines if line.startswith("flags")), "")
-    return set(line.partition(":")[2].split())

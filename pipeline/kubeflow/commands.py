@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.imaging.errors import UsageError
-from pipeline.reported import reported
+from pipeline.commands.common import config_option, json_option, reported
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override, e.g. kubeflow.host=URL."),
-        click.option("-c", "--config", "config_source", required=True, help="YAML file, or name of a shipped config."),
+        config_option(),
     ):
         command = option(command)
     return command
@@ -152,7 +152,7 @@ def unschedule(config_source: str, settings: tuple[str, ...], name: str | None) 
 @kubeflow.command("list")
 @_config_options
 @click.option("--runs", type=click.IntRange(1, 200), default=10, show_default=True, help="Newest runs to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option("Print everything as JSON.")
 @reported
 def show(config_source: str, settings: tuple[str, ...], runs: int, as_json: bool) -> None:
     """Show schedules and when they are due, and runs and how they ended."""

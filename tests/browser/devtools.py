@@ -83,7 +83,9 @@ class Tab:
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[theme])
         self.send("Page.navigate", url=page.as_uri())
-        self.evaluate("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        self.evaluate(
+            "new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))"
+        )
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page, awaited if it is a promise."""

@@ -1,0 +1,202 @@
+"""Which files are scans, and which are their masks."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.guess.templates import Key, Template, templates
+from pipeline.guess.words import IMAGE, MASK, says_patient
+
+MASK_LIKE, IMAGE_LIKE = "mask", "image"
+Looks = Callable[[str], str | None]
+"""What the content of a file looks like, by its path; None where it cannot be told."""
+
+Item = TypeVar("Item")
+
+_MOST_READINGS = 60
+_MOST_PAIRS = 12
+_MOST_SAMPLES = 3
+_UNSURE = 0.3
+"""How much a pair counts whose names do not say which of the two is the mask, or that come from two places."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Scans and their masks.
+
+    Attributes:
+        image: Reading of the scans.
+        mask: Reading of the masks.
+        keys: What is complete.
+        why: Why these are scans and those masks.
+        others: Readings that would fit as well in the place of one of the two, with how many of the cases they hold.
+    """
+
+    image: Template
+    mask: Template
+    keys: tuple[Key, ...]
+    why: str
+    others: tuple[tuple[Template, int], ...] = ()
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files of the complete cases."""
+        return frozenset(side.files[key] for side in (self.image, self.mask) for key in self.keys)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    image: Template
+    mask: Template
+    common: int
+    evidence: int
+    score: float
+
+
+def find_pairs(paths: Sequence[str], looks: Looks) -> tuple[list[Pair], list[str]]:
+    """Pairs scans with masks, the largest set first.
+
+    Args:
+        paths: NIfTI files, relative to the data folder.
+        looks: Says what a file's content looks like; asked of a few.
+
+    Returns:
+        The pairs, and the files that are in none.
+    """
+    remaining = list(paths)
+    found: list[Pair] = []
+    aside: set[str] = set()
+    while len(found) < _MOST_PAIRS and len(remaining) > 1:
+        readings = templates(remaining)
+        pair = next(_confirmed(_candidates(readings), looks), None)
+        if pair is None:
+            break
+        others = tuple(_others(pair, readings))
+        found.append(Pair(pair.image, pair.mask, pair.keys, pair.why, others))
+        used = pair.files
+        # Other masks of the same scans are no source of their own: one patient would become two.
+        also = {path for other, _ in others for key, path in other.files.items() if path not in used}
+        aside |= also
+        remaining = [path for path in remaining if path not in used and path not in also]
+    return found, sorted({*remaining, *aside})
+
+
+def _candidates(readings: Sequence[Template]) -> list[_Candidate]:
+    """Pairs of readings that share cases, the likeliest first."""
+    holders: dict[Key, list[int]] = defaultdict(list)
+    for number, reading in enumerate(readings):
+        for key in reading.files:
+            holders[key].append(number)
+    common: Counter[tuple[int, int]] = Counter()
+    for numbers in holders.values():
+        if len(numbers) <= _MOST_READINGS:
+            common.update(itertools.combinations(numbers, 2))
+    made = []
+    for (a, b), _ in common.items():
+        image, mask = readings[a], readings[b]
+        evidence = _evidence(image, mask)
+        if evidence < 0:
+            image, mask, evidence = mask, image, -evidence
+        image, mask = _apart(image, mask)
+        shared = len(image.files.keys() & mask.files.keys())
+        if shared and (evidence or shared > 1):
+            place = _together(image, mask)
+            made.append(_Candidate(image, mask, shared, evidence, shared * (1 if evidence else _UNSURE) * place))
+    return sorted(made, key=_order)
+
+
+def _order(one: _Candidate) -> tuple[object, ...]:
+    left = len(one.image.files) + len(one.mask.files) - 2 * one.common
+    patient = [says_patient(key) for key in list(one.image.patients.values())[:1]]
+    return (
+        -one.score,
+        not (one.image.unique and one.mask.unique),
+        one.image.stars + one.mask.stars,
+        one.image.cuts + one.mask.cuts,
+        -one.evidence,
+        left,
+        not any(patient),
+        len(one.mask.pattern),
+        len(one.image.pattern),
+        one.mask.pattern,
+        one.image.pattern,
+    )
+
+
+def _evidence(image: Template, mask: Template) -> int:
+    """How much their names say that the second is the mask of the first; below 0: the other way round."""
+    only_image, only_mask = image.words - mask.words, mask.words - image.words
+    return 2 * (bool(only_mask & MASK) - bool(only_image & MASK)) + bool(only_image & IMAGE) - bool(only_mask & IMAGE)
+
+
+def _together(image: Template, mask: Template) -> float:
+    """Whether both come from one place: 1, or less where their names say otherwise."""
+    a, b = image.origin, mask.origin
+    if a == b:
+        return 1.0
+    return 0.7 if a <= b or b <= a else _UNSURE
+
+
+def _apart(image: Template, mask: Template) -> tuple[Template, Template]:
+    """Without the files that the stricter of the two claims too, as ingestion reads them."""
+
+    def strictness(template: Template) -> int:
+        return len(template.pattern.replace("*", "").replace("{case}", "").replace("{patient}", ""))
+
+    if strictness(mask) >= strictness(image):
+        return image.without(frozenset(mask.files.values())), mask
+    return image, mask.without(frozenset(image.files.values()))
+
+
+def _confirmed(candidates: Sequence[_Candidate], looks: Looks) -> Iterator[Pair]:
+    """Those whose content does not speak against them, with scans and masks exchanged where it says so."""
+    for one in candidates:
+        keys = tuple(sorted(one.image.files.keys() & one.mask.files.keys()))
+        verdicts = [(looks(one.image.files[key]), looks(one.mask.files[key])) for key in spread(keys, _MOST_SAMPLES)]
+        straight = verdicts.count((IMAGE_LIKE, MASK_LIKE))
+        swapped = verdicts.count((MASK_LIKE, IMAGE_LIKE))
+        if swapped > straight:
+            said = "the names say the opposite, but" if one.evidence else "the names do not tell, but"
+            yield Pair(one.mask, one.image, keys, f"{said} the content of the files does: values of a mask, and of HU")
+        elif one.evidence and (straight or not any(both == (IMAGE_LIKE, IMAGE_LIKE) for both in verdicts)):
+            yield Pair(one.image, one.mask, keys, _reason(one))
+        elif straight:
+            yield Pair(one.image, one.mask, keys, "the names do not tell, but the content of the files does")
+
+
+def _reason(one: _Candidate) -> str:
+    said = sorted((one.mask.words - one.image.words) & MASK)
+    if said:
+        return f"named {', '.join(said)}"
+    shown = sorted((one.image.words - one.mask.words) & IMAGE)
+    return f"the others are named {', '.join(shown)}"
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most so many items, evenly from the first to the last."""
+    if len(items) <= count:
+        return list(items)
+    step = (len(items) - 1) / max(count - 1, 1)
+    return [items[round(index * step)] for index in range(count)]
+
+
+def _others(pair: Pair, readings: Sequence[Template]) -> Iterator[tuple[Template, int]]:
+    """Readings of other files for at least half of the same cases, from the same place: each file in one of them."""
+    keys = set(pair.keys)
+    used = pair.files
+    claimed: set[str] = set()
+    fitting = []
+    for reading in readings:
+        files = {key: path for key, path in reading.files.items() if path not in used}
+        shared = len(keys & files.keys())
+        near = max(_together(reading, pair.image), _together(reading, pair.mask)) >= 0.7
+        if near and shared and shared >= len(files) / 2 and 2 * shared >= min(len(keys), len(files)):
+            fitting.append((reading.without(used), shared))
+    for reading, shared in sorted(fitting, key=lambda item: (-item[1], item[0].cuts, item[0].pattern)):
+        if not claimed & set(reading.files.values()):
+            claimed |= set(reading.files.values())
+            yield reading, shared
