@@ -59,9 +59,6 @@ def main() -> None:
     """
 
 
-main.add_command(kubeflow)
-
-
 @main.command(epilog="Example: ich run -c demo -d SCANS -o OUT")
 @config_option()
 @click.option("-d", "--data", type=_FOLDER, help="Data folder; default: data.root of the config.")
@@ -582,5 +579,5 @@ def show_config(source: str | None, settings: tuple[str, ...], as_json: bool) ->
     click.echo(yaml.safe_dump(found, sort_keys=False), nl=False)
 
 
-for _command in (completion, doctor, init):
+for _command in (completion, doctor, init, kubeflow):
     main.add_command(_command)
