@@ -118,7 +118,7 @@ def last(arguments: list[str], option: str) -> str:
 
 def beam_stages(folder: Path, *settings: str) -> dict[str, list[str]]:
     """Beam's arguments by stage."""
-    components = create_pipeline(load_config("demo", settings), local(folder)).components
+    components = create_pipeline(load_config("demo", settings), local(folder), State()).components
     return {
         component.id: component.executor_spec.beam_pipeline_args
         for component in components

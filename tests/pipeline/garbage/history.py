@@ -208,7 +208,7 @@ class _Run:
         if self.end == PUSHED and model not in history.models.values():
             version = str(1_700_000_000 + len(history.models))
             shutil.copytree(model / "Format-Serving", history.output / "serving" / "ich" / version)
-            write_labels(history.output / "serving" / "ich")
+            write_labels(str(history.output / "serving" / "ich"))
             history.models[version] = model
             history.pushers[version] = self.name
             history.waiting = [one for one in history.waiting if one != model]
