@@ -54,6 +54,7 @@ REPORT = [
 ]
 DEVELOPMENT = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.8",
     "mypy>=1.13",
     "types-PyYAML",

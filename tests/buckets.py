@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +48,18 @@ class Bucket:
         """The URI of something in it."""
         return f"{scheme}://{self.name}/{path}".rstrip("/")
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """Of all objects, without the empty ones that stand for folders."""
         pages = self.server.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
         found = [item["Key"] for page in pages for item in page.get("Contents", ())]
         return sorted(key for key in found if not key.endswith("/"))
+
+    def fill(self, keys: Iterable[str]) -> None:
+        """Writes empty objects, many of them: not over the network, which takes longer than all else."""
+        from moto.s3.models import s3_backends
+
+        for key in keys:
+            s3_backends["123456789012"]["aws"].put_object(self.name, key, b"")
 
     def put(self, key: str, data: bytes = b"") -> None:
         """Writes an object."""
@@ -84,7 +91,7 @@ def s3_server() -> Iterator[Server]:
                 aws_access_key_id="somebody",
                 aws_secret_access_key="wonderland",
                 config=Config(proxies={}),
-            ),  # fmt: skip
+            ),
         )
     finally:
         server.stop()

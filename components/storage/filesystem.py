@@ -102,17 +102,15 @@ class Bucket(filesystem.Filesystem):
         text = os.fsdecode(pattern)
         scheme, _, rest = text.partition("://")
         parts = [part for part in rest.split("/") if part]
-        fixed = next((place for place, part in enumerate(parts) if any(sign in part for sign in "*?[")), None)
-        if fixed is None:
-            return [text] if Bucket.exists(text) else []
-        if fixed == 0:
+        if not parts or _is_pattern(parts[0]):
             raise UsageError(f"{text}: names no bucket, wanted {scheme}://BUCKET/… with the pattern after it")
-        found = []
-        for item in _list(f"{scheme}://{'/'.join(parts[:fixed])}", depth=len(parts) - fixed):
-            names = item.path.split("/")
-            if len(names) == len(parts) and all(map(fnmatchcase, names, parts)):
-                found.append(f"{scheme}://{item.path}")
-        return sorted(found)
+        found = [f"{scheme}://{parts[0]}"]
+        for part in parts[1:]:
+            if _is_pattern(part):
+                found = [f"{folder}/{name}" for folder in found for name in _names(folder) if fnmatchcase(name, part)]
+            else:
+                found = [f"{folder}/{part}" for folder in found]
+        return sorted(found if _is_pattern(parts[-1]) else filter(Bucket.exists, found))
 
     @staticmethod
     def isdir(path: str | bytes) -> bool:
@@ -126,7 +124,7 @@ class Bucket(filesystem.Filesystem):
         Raises:
             NotFoundError: There is no such folder.
         """
-        found = _list(path, depth=1)
+        found = _list(path, recursive=False)
         if not found and not Bucket.isdir(path):
             raise absent(path)
         return sorted(item.base_name + ("/" if item.type == fs.FileType.Directory else "") for item in found)
@@ -255,12 +253,23 @@ def _info(uri: str | bytes) -> fs.FileInfo:
         return connection.get_file_info(path)
 
 
-def _list(uri: str | bytes, depth: int | None = None) -> list[fs.FileInfo]:
-    """What lies below a folder, down to some depth."""
+def _list(uri: str | bytes, *, recursive: bool = True) -> list[fs.FileInfo]:
+    """What lies below a folder, or in it."""
     with explained(uri):
         connection, path = locate(uri)
-        limit = {} if depth is None else {"max_recursion": depth - 1}
-        return list(connection.get_file_info(fs.FileSelector(path, recursive=depth != 1, **limit)))
+        return list(connection.get_file_info(fs.FileSelector(path, recursive=recursive)))
+
+
+def _names(uri: str) -> list[str]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return [item.base_name for item in _list(uri, recursive=False)]
+    except filesystem.NotFoundError:
+        return []
+
+
+def _is_pattern(part: str) -> bool:
+    return any(sign in part for sign in "*?[")
 
 
 def _refuse(target: str | bytes, overwrite: bool) -> None:

@@ -207,6 +207,7 @@ def test_other_code_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.Monkey
         "servability": {"Servability"},
         "serving": {"DataValidator", "Trainer", "Servability"},
         "pusher": {"Pusher"},
+        "storage": {"NiftiExampleGen", "DataValidator", "DataGate", "ServedModel", "Pusher"},
         "schema": {"NiftiExampleGen", "DataReporter", "Transform", "Trainer", "Servability"},
     }.items():
         real = create_pipeline.__globals__["code_version"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.data_validator import store as module
 from components.data_validator.store import Entry, entries, of_data, previous, remember, state
+from components.storage import files
+from tests.buckets import Bucket
 from tests.components.data_validator.data import listing, patients, statistics
 
 COUNTS = {"train": 3, "val": 1, "test": 1}
@@ -31,6 +32,19 @@ def test_what_is_remembered_is_found_again(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "statistics" / "abc").iterdir()) == [
         "cases.json", "record.json", "test.pb", "train.pb", "val.pb"
     ]  # fmt: skip
+
+
+def test_a_bucket_remembers_likewise(bucket: Bucket) -> None:
+    store = bucket.uri("statistics")
+    assert entries(store) == [] and state(store) == ""
+    found = {"train": statistics(patients(3, 0))}
+    for fingerprint in ("a", "b", "a"):
+        remember(store, listing(fingerprint, COUNTS), found)
+    assert state(store) == "b:0,a:0"
+    known = entries(store)[-1]
+    assert known.statistics("train") == found["train"] and known.listing() == listing("a", COUNTS)
+    bucket.put("statistics/half/train.pb")
+    assert state(store) == "b:0,a:0"
 
 
 def test_the_latest_is_last_and_the_same_data_again_is_the_latest(tmp_path: Path) -> None:

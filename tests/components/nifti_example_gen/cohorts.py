@@ -18,7 +18,7 @@ LAYOUT: dict[str, Any] = {"image": "images/{case}.nii.gz", "mask": "masks/{case}
 SECTIONS = ("data", "grid", "splits", "beam")
 
 
-def component(root: Path, *, code_version: str = "1", **sections: Any) -> NiftiExampleGen:
+def component(root: Path | str, *, code_version: str = "1", **sections: Any) -> NiftiExampleGen:
     """The stage for a data folder, on a small grid."""
     tree = {
         "name": "test",

@@ -12,8 +12,10 @@ from tfx.components.example_gen import utils
 from tfx.orchestration import data_types
 from tfx.types import standard_component_specs as specs
 
+from components.imaging.errors import UsageError
 from components.nifti_example_gen.driver import Driver
 from components.nifti_example_gen.settings import read_settings
+from tests.buckets import Bucket
 from tests.components.nifti_example_gen.cohorts import LAYOUT, component
 
 MANIFEST = {"manifest": "list.csv"}
@@ -32,7 +34,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fingerprint(root: Path, data: dict[str, Any]) -> str:
+def fingerprint(root: Path | str, data: dict[str, Any]) -> str:
     stage = component(root, data=data)
     pipeline_info = data_types.PipelineInfo("", "")
     resolved = Driver(None).resolve_exec_properties(
@@ -40,6 +42,14 @@ def fingerprint(root: Path, data: dict[str, Any]) -> str:
     )
     assert resolved[utils.SPAN_PROPERTY_NAME] == 0
     return str(resolved[utils.FINGERPRINT_PROPERTY_NAME])
+
+
+def test_errors_name_the_uri_and_not_the_copy(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICH_CACHE", str(tmp_path / "cache"))
+    bucket.put("scans/images/a.nii.gz")
+    with pytest.raises(UsageError, match=rf"^{bucket.uri('scans')}: no complete case found") as caught:
+        fingerprint(bucket.uri("scans"), LAYOUT)
+    assert str(tmp_path) not in str(caught.value) and bucket.uri("scans/images/a.nii.gz") in str(caught.value)
 
 
 def age(path: Path, seconds: int = 100) -> None:

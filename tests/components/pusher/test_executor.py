@@ -16,9 +16,12 @@ from tfx.types import standard_artifacts
 from components.pusher import executor as module
 from components.pusher import place
 from components.pusher.component import Pusher
+from components.storage.filesystem import _Upload
+from components.storage.served import served_contract, served_versions
 from components.types import DataReport
 from serving.manifests.models_config import read_labels
 from serving.versions import CARD_FILES, read_contract, versions
+from tests.buckets import Bucket
 from tests.components.pusher.test_card import SERVED
 from tests.components.run_report.runs import cohort, measured_cases, verdict
 from tests.models import unloadable
@@ -87,9 +90,9 @@ def push(
     return pushed
 
 
-def files(folder: Path, *, cards: bool = True) -> dict[str, bytes]:
-    """Contents by path, with or without the models' cards."""
-    found = _files(folder)
+def files(folder: Path, *, cards: bool = True, below: str = "") -> dict[str, bytes]:
+    """Contents by path, with or without the models' cards; only of what lies below a folder in it, if named."""
+    found = {name: text for name, text in _files(folder).items() if name.startswith(below)}
     return found if cards else {name: text for name, text in found.items() if not name.endswith(CARD_FILES)}
 
 
@@ -269,6 +272,68 @@ def test_a_remote_folder_receives_the_card_too(tmp_path: Path) -> None:
         assert read_labels(file.read()) == {"stable": int(version), "canary": int(version)}
 
 
+def test_a_bucket_receives_what_a_folder_does(tmp_path: Path, bucket: Bucket, clock: list[float]) -> None:
+    base = bucket.uri("serving/ich")
+    pushed = push(candidate(tmp_path / "one"), base, tmp_path / "p1")
+    push(candidate(tmp_path / "one"), tmp_path / "serving" / "ich", tmp_path / "p2")
+    assert {key: bucket.get(key) for key in bucket.names()} == files(tmp_path, below="serving")
+    assert pushed.get_string_custom_property("pushed_destination") == f"{base}/{NOW}"
+    assert pushed.get_string_custom_property("pushed_version") == str(NOW)
+    assert files(tmp_path / "p1") == files(tmp_path / "serving" / "ich" / str(NOW))
+    before = bucket.names()
+    clock[0] += 100
+    again = push(candidate(tmp_path / "again"), base, tmp_path / "p3")  # the same export
+    assert bucket.names() == before and again.get_string_custom_property("pushed_version") == str(NOW)
+    assert files(tmp_path / "p3") == files(tmp_path / "p1")
+
+
+def test_in_a_bucket_the_model_file_comes_last_and_labels_after_it(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    send = _Upload._send
+
+    def note(upload: _Upload) -> None:
+        send(upload)
+        sent.append(str(upload._uri).rpartition("/ich/")[2])
+
+    monkeypatch.setattr(_Upload, "_send", note)
+    push(candidate(tmp_path / "one"), bucket.uri("ich"), tmp_path / "p1")
+    assert sent[-2:] == [f"{NOW}/saved_model.pb", "models.config"]
+    assert sorted(sent[:-2]) == sorted(
+        f"{NOW}/{name}" for name in (*CARD_FILES, "assets.extra/contract.json", "variables/variables.index")
+    )
+
+
+@pytest.mark.parametrize("after", [0, 2, 4])
+def test_an_upload_that_is_killed_is_no_version_and_the_next_goes_behind_it(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, clock: list[float], after: int
+) -> None:
+    base = bucket.uri("ich")
+    push(candidate(tmp_path / "one"), base, tmp_path / "p1")
+    new = candidate(tmp_path / "two", config_fingerprint="other")
+    clock[0] += 100
+    sent: list[Any] = []
+    send = _Upload._send
+
+    def die(upload: _Upload) -> None:
+        if len(sent) == after:
+            raise KeyboardInterrupt
+        sent.append(upload)
+        send(upload)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Upload, "_send", die)
+        with pytest.raises(KeyboardInterrupt):
+            push(new, base, tmp_path / "p2")
+    assert served_versions(base) == [f"{base}/{NOW}"]
+    push(new, base, tmp_path / "p3")  # within the same second
+    wanted = NOW + 100 + (after > 0)
+    assert served_versions(base) == [f"{base}/{NOW}", f"{base}/{wanted}"]
+    assert served_contract(f"{base}/{wanted}").config_fingerprint == "other"
+    assert read_labels(bucket.get("ich/models.config").decode()) == {"stable": NOW, "canary": wanted}
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_copy_that_fails_midway_leaves_the_old_model_and_nothing_else(
     tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch, after: int
@@ -305,6 +370,7 @@ def test_leftovers_of_a_killed_push_are_cleaned(tmp_path: Path) -> None:
     unloadable(base / f".{NOW}.part", data_fingerprint="half")
     (base / f".{NOW}.part" / "stray").touch()
     (base / ".keep").touch()  # not ours
+    (base / ".models.config.x1.part").touch()  # of one that was killed as it moved the labels
     push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
     assert sorted(path.name for path in base.iterdir()) == [".keep", str(NOW), "models.config"]
     assert files(base / str(NOW), cards=False) == files(tmp_path / "model" / "Format-Serving")

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import tfx.v1 as tfx
 
+from components.imaging.errors import IchError
 from components.served_model.component import ServedModel
+from components.storage.files import copy_tree
 from pipeline.config import Config
 from serving.versions import read_contract
+from tests.buckets import Bucket
 from tests.models import contract, export, unloadable
 
 GRID = json.dumps({"grid": {"size": 32, "spacing_mm": 6.0, "context_slices": 0}})
 
 
-def look(folder: Path, into: Path, grid: str = GRID) -> dict[str, Any]:
+def look(folder: Path | str, into: Path, grid: str = GRID) -> dict[str, Any]:
     """Runs the component; returns `baseline.json`."""
     artifact = tfx.types.standard_artifacts.Model()
     artifact.uri = str(into)
@@ -54,6 +57,27 @@ def test_the_newest_by_number_is_copied_whole(tmp_path: Path) -> None:
     # A later push must not reach what was compared with.
     (folder / "100" / "saved_model.pb").write_bytes(b"changed")
     assert (copy / "saved_model.pb").read_bytes() != b"changed"
+
+
+def test_the_newest_in_a_bucket_is_copied_too(tmp_path: Path, bucket: Bucket) -> None:
+    unloadable(tmp_path / "ich" / "9")
+    export(tmp_path / "ich" / "20", data_fingerprint="20")
+    unloadable(tmp_path / "ich" / "100")
+    (tmp_path / "ich" / "100" / "saved_model.pb").unlink()
+    copy_tree(str(tmp_path / "ich"), bucket.uri("ich"))
+    assert look(bucket.uri("ich"), tmp_path / "out") == {
+        "version": "20", "used": True, "reason": "compared on the same scans"
+    }  # fmt: skip
+    assert read_contract(tmp_path / "out" / "Format-Serving").data_fingerprint == "20"
+    other = json.dumps({"grid": {"size": 64, "spacing_mm": 6.0, "context_slices": 0}})
+    assert "has the grid" in look(bucket.uri("ich"), tmp_path / "other", other)["reason"]
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["baseline.json"]
+
+
+def test_a_bucket_that_cannot_be_read_is_no_reason_to_go_without_a_baseline(tmp_path: Path, bucket: Bucket) -> None:
+    with pytest.raises(IchError, match=r"127\.0\.0\.1:9"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        look(bucket.uri("ich"), tmp_path / "out")
 
 
 def test_what_is_no_complete_version_is_ignored(tmp_path: Path) -> None:

@@ -13,19 +13,27 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.imaging.errors import IchError
+from components.storage.files import copy_tree
 from components.trainer.data import count_slices, train_dataset
 from components.trainer.fit import TENSORBOARD, Task, fit
 from components.trainer.network import build_network
 from components.trainer.progress import Silent
 from components.trainer.step import build_optimizer, make_predict, make_train_step
 from components.trainer.validation import Validation
+from tests.buckets import Bucket
 from tests.components.trainer.conftest import small_config
 
 Make = Callable[[dict[str, Any]], str]
 
 
 def task_for(
-    shards: list[str], transform: str, config: dict[str, Any], folder: Path, scores: list[float], *, steps: int = 2
+    shards: list[str],
+    transform: str,
+    config: dict[str, Any],
+    folder: Path | str,
+    scores: list[float],
+    *,
+    steps: int = 2,
 ) -> Task:
     """A task whose validations return the given scores in turn."""
     output = tft.TFTransformOutput(transform)
@@ -77,10 +85,11 @@ def test_it_overfits_a_few_blobs(optimizer: str) -> None:
     assert dice > 0.9
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.8])
+@pytest.mark.parametrize(("ema", "remote"), [(0.0, False), (0.8, False), (0.8, True)])
 def test_resuming_equals_never_having_stopped(
-    cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path, ema: float
+    cohort: dict[str, list[str]], transform_output: Make, tmp_path: Path, bucket: Bucket, ema: float, remote: bool
 ) -> None:
+    parts = bucket.uri("work") if remote else str(tmp_path / "parts")
     config = small_config(epochs=4, ema=ema)
     path = transform_output(config)
     scores = [0.1, 0.2, 0.15, 0.3]
@@ -93,10 +102,10 @@ def test_resuming_equals_never_having_stopped(
         return Validation({"case": score})
 
     left = iter(scores[:2])
-    first = task_for(cohort["train"], path, config, tmp_path / "parts", [])
+    first = task_for(cohort["train"], path, config, parts, [])
     with pytest.raises(KilledError):
         fit(Task(first.network, first.batches, first.steps, dying, first.training, first.folder), Silent())
-    second = task_for(cohort["train"], path, config, tmp_path / "parts", scores[2:])
+    second = task_for(cohort["train"], path, config, parts, scores[2:])
     resumed = fit(second, Silent())
     assert resumed.epochs == undisturbed.epochs == 4
     assert resumed.steps == undisturbed.steps == 8
@@ -105,6 +114,16 @@ def test_resuming_equals_never_having_stopped(
         [row["loss"] for row in undisturbed.history], rel=1e-4
     )
     assert_close(weights(whole), weights(second))
+    if remote:  # with the event files of both sittings
+        copy_tree(parts, str(tmp_path / "parts"))
+        assert {key.partition("/")[2].partition("/")[0] for key in bucket.names()} == {"state.npz", TENSORBOARD}
+    told = [
+        (event.step, value.tag)
+        for path in sorted((tmp_path / "parts" / TENSORBOARD).iterdir())
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert {step for step, tag in told if tag == "loss"} == {1, 2, 3, 4}
 
 
 class Dying(Silent):

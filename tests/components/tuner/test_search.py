@@ -20,6 +20,7 @@ from components.tuner.space import search_space
 from components.tuner.summary import search_summary
 from components.tuner.trials import Result
 from components.tuner.tuner_fn import tuner_fn
+from tests.buckets import Bucket
 from tests.components.tuner.conftest import tuner_section
 
 
@@ -78,7 +79,7 @@ class Lab:
 
 
 def make(
-    folder: Path, train: Train, screen: Progress | None = None, kind: type[Search] = Search, **changes: Any
+    folder: Path | str, train: Train, screen: Progress | None = None, kind: type[Search] = Search, **changes: Any
 ) -> Search:
     """A search for the rate alone, from 1e-3 to 1e-2, begun with 5e-3; 4 trials of 2 epochs."""
     options: dict[str, Any] = {"trials": 4, "epochs": 2, "space": {"learning_rate": [1e-3, 1e-2]}, **changes}
@@ -147,7 +148,9 @@ def test_a_search_in_which_all_trials_fail_says_so_again_and_again(tmp_path: Pat
     assert len(lab.trained) == 5
 
 
-def test_a_killed_search_goes_on_with_the_trial_it_was_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_killed_search_goes_on_with_the_trial_it_was_in(tmp_path: Path, bucket: Bucket, remote: bool) -> None:
+    parts = bucket.uri("work") if remote else str(tmp_path / "parts")
     whole = Lab()
     uninterrupted = make(tmp_path / "whole", whole)
     uninterrupted.search()
@@ -163,9 +166,9 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(tmp_path: Path) -> Non
         return first(values, epochs, progress)
 
     with pytest.raises(KilledError):
-        make(tmp_path / "parts", dies).search()
+        make(parts, dies).search()
     second, screen = Lab(), Screen()
-    search = make(tmp_path / "parts", second, screen)
+    search = make(parts, second, screen)
     search.search()
     assert first.trained + second.trained == whole.trained
     assert screen.lines[0] == "taking up the search after 1 of 4 trials: best val Dice so far 0.2000"
@@ -173,7 +176,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(tmp_path: Path) -> Non
     assert search.table() == uninterrupted.table()
     # And once more, when there is nothing left to do.
     third = Lab()
-    again = make(tmp_path / "parts", third)
+    again = make(parts, third)
     again.search()
     assert third.trained == []
     assert again.table() == uninterrupted.table()
