@@ -32,7 +32,9 @@ def write_mosaics(scene: Scene, folder: Path) -> list[Path]:
     slices = slices_to_show(scene, MAX_SLICES)
     written = []
     for window in WINDOWS:
-        title = f"{scene.name}, {window.name} (W {window.width:g}, L {window.level:g}); the patient's right is on the left"
+        title = (
+            f"{scene.name}, {window.name} (W {window.width:g}, L {window.level:g}); the patient's right is on the left"
+        )
         picture = mosaic_png(
             hu,
             masks,
