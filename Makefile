@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install demo test lint bench lock clean
+.PHONY: help install demo test lint bench lock viewer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -18,7 +18,7 @@ demo: install ## generate a small cohort, run the whole pipeline on it, outline 
 	$(BIN)/ich predict "$$(ls -d demo/cohort/images/*.nii.gz | head -n 1)" -o demo/prediction --model demo/output/serving/ich --overwrite
 
 test: install ## run the tests that need no real data; ARGS="-k word -x" goes to pytest
-	$(BIN)/python -m pytest --ignore=tests/real_data $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/real_data $(ARGS)
 
 lint: install ## check style and types with ruff and mypy
 	$(BIN)/ruff check .
@@ -30,6 +30,9 @@ bench: install ## measure the ratios that the design promises; ARGS goes to the 
 
 lock: ## renew requirements.lock, keeping the pinned versions; UPGRADE=1 takes the newest
 	@.ci/lock
+
+viewer: ## renew the JavaScript of `ich view` from the package registry with npm; .ci/viewer holds version and hash
+	@.ci/viewer
 
 clean: ## remove what the other targets made, except the environment (rm -rf .venv .venv-bootstrap)
 	rm -rf demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -93,6 +93,7 @@ setup(
         "components.run_report": ["*.j2", "*.css", "*.js"],
         "schema": ["*.pbtxt"],
         "serving.manifests": ["templates/*.j2", "templates/kubernetes/*.j2"],
+        "serving.viewer": ["static/*"],
     },
     install_requires=PIPELINE + IMAGING + SERVING + INTERFACE + REPORT,
     extras_require={"dev": DEVELOPMENT},

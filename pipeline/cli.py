@@ -186,9 +186,7 @@ def predict(
 @click.argument("masks", type=_FOLDER, nargs=-1, metavar="[MASK]...")
 @click.option("--png", "folder", type=_FOLDER, help="Write mosaics of slices to this folder instead: needs no browser.")
 @click.option("--series", metavar="WHICH", help="DICOM series to take: #PLACE, number, UID or part of its description.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Of the page on this machine; default: a free one."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page; default: a free one.")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @_reported
 def view(

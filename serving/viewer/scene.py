@@ -165,6 +165,7 @@ def page_data(scene: Scene) -> dict[str, Any]:
         "name": scene.name,
         "image": "scan.nii",
         "size": f"{shape[2]} × {shape[1]} × {shape[0]} voxels of {columns:.3g} × {rows:.3g} × {slices:.3g} mm",
+        "slice_axis": int(np.flatnonzero(np.array(orientation.transform)[:, 0] == 2)[0]),
         "windows": [vars(window) for window in WINDOWS],
         "masks": [
             {

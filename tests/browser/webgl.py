@@ -132,8 +132,8 @@ def browser(profile: Path) -> Iterator[Page]:
     to_read, to_write = os.pipe(), os.pipe()  # the protocol wants to read at 3 and to write at 4
     command = [
         "sh", "-c", f'exec "$@" 3<&{to_read[0]} 4>&{to_write[1]}', "sh", BINARY, *FLAGS,
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-        "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader", "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, pass_fds=(to_read[0], to_write[1]), env={**os.environ, "HOME": str(profile)},

@@ -62,12 +62,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help(flag: str) -> None:
     result = ich(flag)
     assert result.exit_code == 0
-    for command in ("run", "predict", "evaluate", "phantom", "config"):
+    for command in ("run", "predict", "view", "evaluate", "phantom", "config"):
         assert re.search(rf"^  {command}\b", result.output, re.MULTILINE)
     assert "Not a medical device" in result.output
 
 
-@pytest.mark.parametrize("command", ["run", "predict", "evaluate", "phantom", "config"])
+@pytest.mark.parametrize("command", ["run", "predict", "view", "evaluate", "phantom", "config"])
 def test_every_command_has_help(command: str) -> None:
     result = ich(command, "--help")
     assert result.exit_code == 0

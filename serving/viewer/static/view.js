@@ -2,7 +2,9 @@
 "use strict";
 
 const $ = id => document.getElementById(id);
-const VIEWS = [["All", "MULTIPLANAR"], ["Axial", "AXIAL"], ["Coronal", "CORONAL"], ["Sagittal", "SAGITTAL"], ["3D", "RENDER"]];
+const VIEWS = [
+  ["All", "MULTIPLANAR"], ["Axial", "AXIAL"], ["Coronal", "CORONAL"], ["Sagittal", "SAGITTAL"], ["3D", "RENDER"],
+];
 const PLANES = ["sagittal", "coronal", "axial"];
 // Of each view: the axes that the arrow keys move along, and the one across; x to the patient's left or right, y, z.
 const AXES = {MULTIPLANAR: [0, 1, 2], AXIAL: [0, 1, 2], CORONAL: [0, 2, 1], SAGITTAL: [1, 2, 0], RENDER: [0, 1, 2]};
@@ -55,17 +57,37 @@ function setView(index) {
 // The render shows the head's surface, so what lies within is seen only where it is cut: above the axial slice.
 function cutOpen() {
   const [, , z] = nv.scene.crosshairPos;
-  nv.setClipPlane($("cut").checked ? [z - 0.5, 0, -90] : [2, 0, 0]);
+  nv.setClipPlane($("cut").checked ? [0.5 - z, 0, 90] : [2, 0, 0]);
 }
 
 function setOpacity() {
   const percent = Number($("opacity").value);
   $("opacity-value").textContent = `${percent} %`;
-  nv.overlayOutlineWidth = $("outline").checked ? 1 : 0;
   scene.masks.forEach((mask, index) => {
-    nv.volumes[index + 1].opacity = $(`mask-${index}`).checked ? percent / 100 : 0;
+    const volume = nv.volumes[index + 1];
+    // A line of a voxel's width is seen less than an area.
+    const opacity = Math.min(1, percent / ($("outline").checked ? 50 : 100));
+    volume.opacity = $(`mask-${index}`).checked ? opacity : 0;
+    if ($("outline").checked) mask.edge ??= edge(mask.whole, volume.hdr.dims.slice(1, 4));
+    volume.img = $("outline").checked ? mask.edge : mask.whole;
   });
   nv.updateGLVolume();
+}
+
+// Values of masks, of which the colour map shows only the second.
+const WITHIN = 1, DRAWN = 2;
+
+// A mask of which only those voxels are drawn that touch, within their slice, one that is not of it.
+function edge(whole, shape) {
+  const strides = [1, shape[0], shape[0] * shape[1]];
+  const [a, b] = [0, 1, 2].filter(axis => axis !== scene.slice_axis);
+  return whole.map((value, place) => {
+    const outside = axis => {
+      const at = Math.floor(place / strides[axis]) % shape[axis];
+      return at === 0 || at === shape[axis] - 1 || !whole[place - strides[axis]] || !whole[place + strides[axis]];
+    };
+    return value && !outside(a) && !outside(b) ? WITHIN : value;
+  });
 }
 
 function goTo(millimetres) {
@@ -94,7 +116,7 @@ function showPlace() {
   const plane = PLANES[across];
   $("slice-name").textContent = `${plane[0].toUpperCase()}${plane.slice(1)} slice ${voxel[across] + 1} of ${count}`;
   const mm = nv.frac2mm(nv.scene.crosshairPos);
-  const at = DIRECTIONS.map((ends, axis) => `${Math.abs(mm[axis]).toFixed(1)} ${ends[(axis === 0 ? mm[0] >= 0 : mm[axis] >= 0) ? 0 : 1]}`);
+  const at = DIRECTIONS.map((ends, axis) => `${Math.abs(mm[axis]).toFixed(1)} ${ends[mm[axis] >= 0 ? 0 : 1]}`);
   const hu = nv.volumes[0].getValue(...voxel);
   const within = scene.masks.filter((_, index) => nv.volumes[index + 1].getValue(...voxel) > 0).map(mask => mask.name);
   $("where").textContent = `${at.join(", ")} mm: ${Math.round(hu)} HU${within.length ? `, in ${within.join(", ")}` : ""}`;
@@ -113,7 +135,8 @@ function listMasks() {
     add(item, "div", {className: "measure", textContent: mask.summary});
     const list = add(item, "ol");
     mask.components.forEach((one, number) => {
-      const text = `${number + 1}: ${one.volume_ml.toFixed(1)} ml, ${one.diameter_mm.toFixed(0)} mm across`;
+      const volume = one.volume_ml.toFixed(one.volume_ml < 0.1 ? 3 : 1);
+      const text = `${number + 1}: ${volume} ml, ${one.diameter_mm.toFixed(0)} mm across`;
       const button = add(add(list, "li"), "button", {type: "button", textContent: text});
       button.setAttribute("aria-label", `Go to component ${text} of ${mask.name}`);
       const place = places.push({at: one.place_mm, button}) - 1;
@@ -189,7 +212,7 @@ async function start() {
   nv = new niivue.Niivue({
     isRadiologicalConvention: true, showAllOrientationMarkers: true, show3Dcrosshair: true,
     multiplanarLayout: MULTIPLANAR_TYPE.GRID, multiplanarShowRender: SHOW_RENDER.ALWAYS, multiplanarPadPixels: 4,
-    crosshairColor: [0.3, 0.8, 1, 0.7], fontColor: [1, 0.85, 0.4, 1], clipPlaneColor: [0, 0, 0, 0],
+    crosshairColor: [0.3, 0.8, 1, 0.7], crosshairGap: 8, fontColor: [1, 0.85, 0.4, 1], clipPlaneColor: [0, 0, 0, 0],
     dragMode: DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "warn",
   });
   await nv.attachToCanvas($("picture"), true);
@@ -201,12 +224,16 @@ async function start() {
   scene.masks.forEach((mask, index) => {
     const [R, G, B] = mask.colour.map(value => [0, value]);
     nv.addColormap(`mask-${index}`, {R, G, B, A: [0, 255], I: [0, 255]});
-    files.push({url: mask.file, name: mask.file, colormap: `mask-${index}`, opacity: 0.5, cal_min: 0, cal_max: 1});
+    files.push({url: mask.file, name: mask.file, colormap: `mask-${index}`, opacity: 0, cal_min: WITHIN, cal_max: DRAWN});
   });
   await nv.loadVolumes(files);
+  nv.setRenderAzimuthElevation(160, 30);
   choices($("windows"), "window", scene.windows.map(one => one.name), index =>
     setWindow(scene.windows[index].level, scene.windows[index].width));
   choices($("views"), "view", VIEWS.map(one => one[0]), setView);
+  scene.masks.forEach((mask, index) => {
+    mask.whole = nv.volumes[index + 1].img.map(value => value ? DRAWN : 0);
+  });
   listMasks();
   connect();
   setOpacity();
