@@ -120,7 +120,7 @@ def measure(data: Path, work: Path) -> Constants:
     examples = training.newest(artifacts / "NiftiExampleGen" / "examples")
     cases = json.loads((examples / "cases.json").read_text(encoding="utf-8"))
     scans = len(cases["cases"])
-    few = _part(data, work / "few", max(2, scans // 4))
+    few = _part(data, work / "few", cases["cases"])
     read = len(ingest.scan_pairs(data)) - len(ingest.scan_pairs(few))
     both = [ingest.stage(folder, work / "examples") for folder in (few, data)]
     statistics = [_statistics(examples, work / "statistics", excluded) for excluded in (["train"], [])]
@@ -176,11 +176,15 @@ def _size(folder: Path, pattern: str = "*/*") -> int:
     return sum(path.stat().st_size for path in folder.glob(pattern))
 
 
-def _part(data: Path, folder: Path, count: int) -> Path:
+def _part(data: Path, folder: Path, cases: list[dict[str, Any]]) -> Path:
+    """The scans of val and test, and one of train: fewer, but some in each split."""
+    train = [case for case in cases if case["split"] == "train"]
+    chosen = {case["case_id"] for case in cases} - {case["case_id"] for case in train[1:]}
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-        for path in sorted((data / kind).iterdir())[:count]:
-            (folder / kind / path.name).symlink_to(path.resolve())
+        for path in sorted((data / kind).iterdir()):
+            if path.name.removesuffix(".nii.gz") in chosen:
+                (folder / kind / path.name).symlink_to(path.resolve())
     return folder
 
 

@@ -617,17 +617,20 @@ class BeamConfig(Section):
             UsageError: There is no `setup.py` to make the package from.
         """
         if self.remote:
-            # TFX fills a gap in tfx-bsl that TFDV and TFMA fall into: workers must import it before either.
+            # Imported before anything else, as `pipeline.processes` has it.
             args = [f"--runner={self.runner}", "--beam_plugin=tfx"]
             if not any(self._given(option) for option in PACKAGE_OPTIONS):
                 args.append(f"--setup_file={_setup_file(self.runner)}")
         else:
+            # By name, since Beam's default runner first looks for a download. In processes only if asked for: they cost
+            # more than they bring (docs/SCALING.md), since ingestion has threads of its own, TensorFlow too.
+            name, mode = {
+                IN_PROCESS: ("apache_beam.runners.portability.fn_api_runner.FnApiRunner", "in_memory"),
+                MULTI_PROCESSING: ("pipeline.processes.MultiProcessingRunner", MULTI_PROCESSING),
+            }[self.runner]
             args = [
-                # By name, since Beam's default runner first looks for a download.
-                "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-                # In processes of Beam's own only if asked for: they cost more than they bring (docs/SCALING.md), since
-                # ingestion has threads of its own, TensorFlow too.
-                f"--direct_running_mode={'in_memory' if self.runner == IN_PROCESS else MULTI_PROCESSING}",
+                f"--runner={name}",
+                f"--direct_running_mode={mode}",
                 # Names no image that is used: it only keeps TFX from packing its own sources anew for every stage.
                 "--sdk_container_image=in-process",
             ]

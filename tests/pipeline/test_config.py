@@ -516,7 +516,7 @@ def test_beam_runs_in_this_process_unless_told_otherwise(minimal: Path) -> None:
 @pytest.mark.parametrize(("setting", "workers"), [("workers=3", 3), ("workers=null", 0)])
 def test_beam_in_several_processes(minimal: Path, setting: str, workers: int) -> None:
     args = beam_args(minimal, "runner=multi_processing", setting)
-    assert "FnApiRunner" in args[0]
+    assert args[0] == "--runner=pipeline.processes.MultiProcessingRunner"
     assert "--direct_running_mode=multi_processing" in args
     assert f"--direct_num_workers={workers}" in args  # 0: as many as there are cores
 
