@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.imaging.errors import IchError, UsageError
+from components.storage.uri import meant_as_uri
 from pipeline import __version__
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ def _folders(config: Config, data: Path | None, output: Path | None) -> tuple[Pa
         raise UsageError("no data folder; give --data, or data.root in the config")
     if output is None:
         raise UsageError("no output folder; give --output, or output.root in the config")
+    for option, path in (("--data", data), ("--output", output)):
+        if uri := meant_as_uri(path):
+            raise UsageError(
+                f"{option}: found {uri}, wanted a folder of this machine; buckets are for runs on Kubeflow, see "
+                "docs/KUBEFLOW.md"
+            )
     return data, output
 
 
