@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.imaging.errors import IchError, UsageError
-from components.storage.uri import meant_as_uri
 from pipeline import __version__
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _folders(config: Config, data: Path | None, output: Path | None) -> tuple[Path, Path]:
     """Data and output folder, from the command line or else the configuration."""
+    from components.storage.uri import meant_as_uri
+
     data = data or (Path(config.data.root) if config.data.root else None)
     output = output or (Path(config.output.root) if config.output.root else None)
     if data is None:
