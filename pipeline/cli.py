@@ -40,12 +40,20 @@ def _model_option(help: str) -> Callable[[Any], Any]:
 
 def _folders(config: Config, data: Path | None, output: Path | None) -> tuple[Path, Path]:
     """Data and output folder, from the command line or else the configuration."""
+    from components.storage.uri import meant_as_uri
+
     data = data or (Path(config.data.root) if config.data.root else None)
     output = output or (Path(config.output.root) if config.output.root else None)
     if data is None:
         raise UsageError("no data folder; give --data, or data.root in the config")
     if output is None:
         raise UsageError("no output folder; give --output, or output.root in the config")
+    for option, path in (("--data", data), ("--output", output)):
+        if uri := meant_as_uri(path):
+            raise UsageError(
+                f"{option}: found {uri}, wanted a folder of this machine; buckets are for runs on Kubeflow, see "
+                "docs/KUBEFLOW.md"
+            )
     return data, output
 
 

@@ -69,7 +69,7 @@ class Bucket(filesystem.Filesystem):
         found = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
         with explained(name):
             connection, path = locate(name)
-            with connection.open_input_stream(path) as stream:
+            with connection.open_input_stream(path, compression=None) as stream:
                 shutil.copyfileobj(stream, found, _BLOCK)
         found.seek(0)
         return io.TextIOWrapper(found, encoding="utf-8") if mode == "r" else found
@@ -337,7 +337,7 @@ class _Upload:
         else:
             content = self._data.read()
         connection, path = locate(self._uri)
-        stream = connection.open_output_stream(path)
+        stream = connection.open_output_stream(path, compression=None)
         stream.write(content)  # in one go, for the same reason
         stream.close()
 

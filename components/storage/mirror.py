@@ -163,7 +163,7 @@ def _fetch(uri: str, entry: Entry, part: Path, target: Path) -> None:
     with part.open("wb") as file:
         connection, path = locate(name)
         with explained(name):
-            stream = connection.open_input_stream(path)
+            stream = connection.open_input_stream(path, compression=None)  # else by the name it unpacks
         with stream:
             while block := _block(name, stream):
                 file.write(block)

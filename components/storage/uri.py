@@ -22,6 +22,12 @@ def is_bucket(path: str | Path) -> bool:
     return str(path).startswith(BUCKETS)
 
 
+def meant_as_uri(path: Path) -> str | None:
+    """The bucket's URI that went through `pathlib`, which drops a slash of it; None for a folder."""
+    scheme, colon, rest = str(path).partition(":/")
+    return f"{scheme}://{rest}" if colon and f"{scheme}://" in BUCKETS else None
+
+
 def cache_folder() -> Path:
     """The folder for copies of what lies in buckets: `ICH_CACHE`, else `ich` in the user's cache folder."""
     if chosen := os.environ.get(CACHE_VARIABLE):

@@ -185,6 +185,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[object]], list[str]]] = {
     # run: folders
     "no data folder given": (plain("run", "-c", "demo", "-o", "out"), ["no data folder", "--data"]),
     "no output folder given": (plain("run", "-c", "demo", "-d", "cohort"), ["no output folder", "--output"]),
+    "data in a bucket": (
+        plain("run", "-c", "demo", "-d", "s3://scans/head", "-o", "out"),
+        ["--data: found s3://scans/head, wanted a folder of this machine", "docs/KUBEFLOW.md"],
+    ),
+    "output in a bucket": (
+        plain("run", "-c", "demo", "-d", "cohort", "--set", "output.root=gs://models"),
+        ["--output: found gs://models, wanted a folder of this machine"],
+    ),
     "data folder missing": (plain("run", "-c", "demo", "-d", "nope", "-o", "out"), ["nope: no such data folder"]),
     "data folder is a file": (plain("run", "-c", "demo", "-d", SCAN, "-o", "out"), ["no such data folder"]),
     "data folder empty": (empty_folder, ["empty: no complete case found", "holds no .nii"]),

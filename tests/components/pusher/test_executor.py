@@ -274,8 +274,9 @@ def test_a_remote_folder_receives_the_card_too(tmp_path: Path) -> None:
 
 def test_a_bucket_receives_what_a_folder_does(tmp_path: Path, bucket: Bucket, clock: list[float]) -> None:
     base = bucket.uri("serving/ich")
-    pushed = push(candidate(tmp_path / "one"), base, tmp_path / "p1")
-    push(candidate(tmp_path / "one"), tmp_path / "serving" / "ich", tmp_path / "p2")
+    model = candidate(tmp_path / "one")
+    pushed = push(model, base, tmp_path / "p1")
+    push(model, tmp_path / "serving" / "ich", tmp_path / "p2")
     assert {key: bucket.get(key) for key in bucket.names()} == files(tmp_path, below="serving")
     assert pushed.get_string_custom_property("pushed_destination") == f"{base}/{NOW}"
     assert pushed.get_string_custom_property("pushed_version") == str(NOW)

@@ -20,7 +20,17 @@ from components.storage.filesystem import Bucket as Plugin
 from components.storage.filesystem import entries
 from tests.buckets import Bucket
 
-NAMES = ["plain", "with space", "ümlaut/Füße 2", "a+b=c&d#e%20?", "100%", "[x]*", "日本"]
+NAMES = [
+    "plain",
+    "with space",
+    "ümlaut/Füße 2",
+    "a+b=c&d#e%20?",
+    "100%",
+    "no-archive.gz",
+    "nor-this.bz2",
+    "[x]*",
+    "日本",
+]
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "minio"])
