@@ -91,7 +91,7 @@ function edge(whole, shape) {
 }
 
 function goTo(millimetres) {
-  nv.scene.crosshairPos = nv.mm2frac(millimetres);
+  nv.scene.crosshairPos = nv.mm2frac(millimetres, 0, true); // true: of an oblique scan, too, those of its affine
   nv.createOnLocationChange();
   nv.drawScene();
 }
@@ -115,7 +115,7 @@ function showPlace() {
   $("slice").value = voxel[across] + 1;
   const plane = PLANES[across];
   $("slice-name").textContent = `${plane[0].toUpperCase()}${plane.slice(1)} slice ${voxel[across] + 1} of ${count}`;
-  const mm = nv.frac2mm(nv.scene.crosshairPos);
+  const mm = nv.frac2mm(nv.scene.crosshairPos, 0, true);
   const at = DIRECTIONS.map((ends, axis) => `${Math.abs(mm[axis]).toFixed(1)} ${ends[mm[axis] >= 0 ? 0 : 1]}`);
   const hu = nv.volumes[0].getValue(...voxel);
   const within = scene.masks.filter((_, index) => nv.volumes[index + 1].getValue(...voxel) > 0).map(mask => mask.name);
