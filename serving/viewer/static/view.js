@@ -213,7 +213,7 @@ async function start() {
     isRadiologicalConvention: true, showAllOrientationMarkers: true, show3Dcrosshair: true,
     multiplanarLayout: MULTIPLANAR_TYPE.GRID, multiplanarShowRender: SHOW_RENDER.ALWAYS, multiplanarPadPixels: 4,
     crosshairColor: [0.3, 0.8, 1, 0.7], crosshairGap: 8, fontColor: [1, 0.85, 0.4, 1], clipPlaneColor: [0, 0, 0, 0],
-    dragMode: DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "warn",
+    dragMode: DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "error",
   });
   await nv.attachToCanvas($("picture"), true);
   const first = scene.windows[0];
