@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ from PIL import Image
 from tests.browser.chromium import BINARY, FLAGS
 
 TIMEOUT_SECONDS = 90.0
+_START = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 _KEYS = {"Enter": 13, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32,
          "PageUp": 33, "PageDown": 34}  # fmt: skip
 
@@ -129,18 +134,22 @@ def browser(profile: Path) -> Iterator[Page]:
         profile: Folder for its own files.
     """
     assert BINARY is not None
-    to_read, to_write = os.pipe(), os.pipe()  # the protocol wants to read at 3 and to write at 4
+    to_read, to_write = os.pipe(), os.pipe()
+    # What the browser gets lies out of the way of 3 and 4, where it looks for them.
+    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_read[0], to_write[1])]
+    os.close(to_read[0])
+    os.close(to_write[1])
     command = [
-        "sh", "-c", f'exec "$@" 3<&{to_read[0]} 4>&{to_write[1]}', "sh", BINARY, *FLAGS,
+        sys.executable, "-c", _START, *map(str, theirs), BINARY, *FLAGS,
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--use-angle=swiftshader",
         "--enable-unsafe-swiftshader", "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, pass_fds=(to_read[0], to_write[1]), env={**os.environ, "HOME": str(profile)},
+        command, pass_fds=theirs, env={**os.environ, "HOME": str(profile)},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    os.close(to_read[0])
-    os.close(to_write[1])
+    for end in theirs:
+        os.close(end)
     try:
         yield Page(to_write[0], to_read[1])
     finally:

@@ -91,7 +91,7 @@ function edge(whole, shape) {
 }
 
 function goTo(millimetres) {
-  nv.scene.crosshairPos = nv.mm2frac(millimetres);
+  nv.scene.crosshairPos = nv.mm2frac(millimetres, 0, true); // true: of an oblique scan, too, those of its affine
   nv.createOnLocationChange();
   nv.drawScene();
 }
@@ -115,7 +115,7 @@ function showPlace() {
   $("slice").value = voxel[across] + 1;
   const plane = PLANES[across];
   $("slice-name").textContent = `${plane[0].toUpperCase()}${plane.slice(1)} slice ${voxel[across] + 1} of ${count}`;
-  const mm = nv.frac2mm(nv.scene.crosshairPos);
+  const mm = nv.frac2mm(nv.scene.crosshairPos, 0, true);
   const at = DIRECTIONS.map((ends, axis) => `${Math.abs(mm[axis]).toFixed(1)} ${ends[mm[axis] >= 0 ? 0 : 1]}`);
   const hu = nv.volumes[0].getValue(...voxel);
   const within = scene.masks.filter((_, index) => nv.volumes[index + 1].getValue(...voxel) > 0).map(mask => mask.name);
@@ -213,7 +213,7 @@ async function start() {
     isRadiologicalConvention: true, showAllOrientationMarkers: true, show3Dcrosshair: true,
     multiplanarLayout: MULTIPLANAR_TYPE.GRID, multiplanarShowRender: SHOW_RENDER.ALWAYS, multiplanarPadPixels: 4,
     crosshairColor: [0.3, 0.8, 1, 0.7], crosshairGap: 8, fontColor: [1, 0.85, 0.4, 1], clipPlaneColor: [0, 0, 0, 0],
-    dragMode: DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "warn",
+    dragMode: DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "error",
   });
   await nv.attachToCanvas($("picture"), true);
   const first = scene.windows[0];
