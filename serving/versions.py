@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.contract import Contract
+if TYPE_CHECKING:
+    from serving.contract import Contract
 
 CONTRACT_FILE = "assets.extra/contract.json"
 """The contract as a file beside the SavedModel, so that it can be read without TensorFlow."""
@@ -42,6 +44,8 @@ def read_contract(model: Path) -> Contract:
     Raises:
         UsageError: The folder holds no contract that this program can read.
     """
+    from serving.contract import Contract  # with it come NumPy and SciPy, over a second that `ich status` has not
+
     path = model / CONTRACT_FILE
     return Contract.from_json(path.read_bytes() if path.is_file() else b"")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.guess.templates import Key, Template, templates
-from pipeline.guess.words import IMAGE, MASK, says_patient
+from pipeline.guess.words import IMAGE, MASK
 
 MASK_LIKE, IMAGE_LIKE = "mask", "image"
 Looks = Callable[[str], str | None]
@@ -18,10 +19,26 @@ Looks = Callable[[str], str | None]
 Item = TypeVar("Item")
 
 _MOST_READINGS = 60
+_ROUGHLY_LOOKED_AT, _CLOSELY_LOOKED_AT = 4000, 300
 _MOST_PAIRS = 12
 _MOST_SAMPLES = 3
 _UNSURE = 0.3
 """How much a pair counts whose names do not say which of the two is the mask, or that come from two places."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Files that would fit as scans or as masks of cases that have both already.
+
+    Attributes:
+        reading: Their reading.
+        shared: Of how many of the cases.
+        masks: Whether they are masks.
+    """
+
+    reading: Template
+    shared: int
+    masks: bool
 
 
 @dataclass(frozen=True)
@@ -33,14 +50,14 @@ class Pair:
         mask: Reading of the masks.
         keys: What is complete.
         why: Why these are scans and those masks.
-        others: Readings that would fit as well in the place of one of the two, with how many of the cases they hold.
+        others: What would fit as well in the place of one of the two.
     """
 
     image: Template
     mask: Template
     keys: tuple[Key, ...]
     why: str
-    others: tuple[tuple[Template, int], ...] = ()
+    others: tuple[Other, ...] = ()
 
     @property
     def files(self) -> frozenset[str]:
@@ -75,11 +92,11 @@ def find_pairs(paths: Sequence[str], looks: Looks) -> tuple[list[Pair], list[str
         pair = next(_confirmed(_candidates(readings), looks), None)
         if pair is None:
             break
-        others = tuple(_others(pair, readings))
+        others = tuple(_others(pair, readings, looks))
         found.append(Pair(pair.image, pair.mask, pair.keys, pair.why, others))
         used = pair.files
         # Other masks of the same scans are no source of their own: one patient would become two.
-        also = {path for other, _ in others for key, path in other.files.items() if path not in used}
+        also = {path for other in others for path in other.reading.files.values()}
         aside |= also
         remaining = [path for path in remaining if path not in used and path not in also]
     return found, sorted({*remaining, *aside})
@@ -95,36 +112,48 @@ def _candidates(readings: Sequence[Template]) -> list[_Candidate]:
     for numbers in holders.values():
         if len(numbers) <= _MOST_READINGS:
             common.update(itertools.combinations(numbers, 2))
-    made = []
-    for (a, b), _ in common.items():
+    # First roughly, for there may be thousands: a folder a case is a reading of its own, too.
+    rough = []
+    for (a, b), shared in common.most_common(_ROUGHLY_LOOKED_AT):
         image, mask = readings[a], readings[b]
         evidence = _evidence(image, mask)
         if evidence < 0:
             image, mask, evidence = mask, image, -evidence
-        image, mask = _apart(image, mask)
+        rough.append(_Candidate(image, mask, shared, evidence, _score(image, mask, shared, evidence)))
+    made = []
+    for one in heapq.nsmallest(_CLOSELY_LOOKED_AT, rough, key=lambda one: -one.score):
+        image, mask = _apart(one.image, one.mask)
         shared = len(image.files.keys() & mask.files.keys())
-        if shared and (evidence or shared > 1):
-            place = _together(image, mask)
-            made.append(_Candidate(image, mask, shared, evidence, shared * (1 if evidence else _UNSURE) * place))
+        if shared and (one.evidence or shared > 1):
+            score = _score(image, mask, shared, one.evidence)
+            made.append(_Candidate(image, mask, shared, one.evidence, score))
     return sorted(made, key=_order)
+
+
+def _score(image: Template, mask: Template, shared: int, evidence: int) -> float:
+    return shared * (1 if evidence else _UNSURE) * _together(image, mask)
 
 
 def _order(one: _Candidate) -> tuple[object, ...]:
     left = len(one.image.files) + len(one.mask.files) - 2 * one.common
-    patient = [says_patient(key) for key in list(one.image.patients.values())[:1]]
     return (
         -one.score,
         not (one.image.unique and one.mask.unique),
+        any(_inside_out(side) for side in (one.image, one.mask)),
         one.image.stars + one.mask.stars,
         one.image.cuts + one.mask.cuts,
         -one.evidence,
         left,
-        not any(patient),
         len(one.mask.pattern),
         len(one.image.pattern),
         one.mask.pattern,
         one.image.pattern,
     )
+
+
+def _inside_out(template: Template) -> bool:
+    """Whether patients would lie in the folders of their scans."""
+    return "{patient}" in template.pattern and template.pattern.find("{case}") < template.pattern.find("{patient}")
 
 
 def _evidence(image: Template, mask: Template) -> int:
@@ -184,7 +213,7 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[round(index * step)] for index in range(count)]
 
 
-def _others(pair: Pair, readings: Sequence[Template]) -> Iterator[tuple[Template, int]]:
+def _others(pair: Pair, readings: Sequence[Template], looks: Looks) -> Iterator[Other]:
     """Readings of other files for at least half of the same cases, from the same place: each file in one of them."""
     keys = set(pair.keys)
     used = pair.files
@@ -199,4 +228,6 @@ def _others(pair: Pair, readings: Sequence[Template]) -> Iterator[tuple[Template
     for reading, shared in sorted(fitting, key=lambda item: (-item[1], item[0].cuts, item[0].pattern)):
         if not claimed & set(reading.files.values()):
             claimed |= set(reading.files.values())
-            yield reading, shared
+            kind = looks(min(reading.files.values()))
+            told = reading.words & MASK >= reading.words & IMAGE
+            yield Other(reading, shared, kind == MASK_LIKE if kind else told)

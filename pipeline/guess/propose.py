@@ -21,7 +21,6 @@ from pipeline.guess.listing import Listing, list_folder
 from pipeline.guess.manifests import manifest_pattern, manifest_text, read_tables
 from pipeline.guess.pairs import Pair, find_pairs, spread
 from pipeline.guess.patients import dealt, fitting_salt, patient_expression
-from pipeline.guess.words import words
 
 _HEADERS_READ = 12
 _MASKS_READ = 8
@@ -351,12 +350,11 @@ def _tell_incomplete(made: Proposal, cohort: Cohort) -> None:
 def _tell_rest(made: Proposal, listing: Listing, cohort: Cohort, pairs: Sequence[Pair]) -> None:
     """What else could have been meant, and the files that are not used."""
     for pair in pairs:
-        for other, shared in pair.others:
-            role, key = ("masks", "mask") if _is_mask(other, pair) else ("scans", "image")
-            taken = getattr(pair, key).pattern
+        for other in pair.others:
+            role, key, taken = ("masks", "mask", pair.mask) if other.masks else ("scans", "image", pair.image)
             made.notes.append(
-                f"{other.pattern} fits as {role} of {shared} of the same cases; {taken} was taken, set data.{key} to "
-                "take the other"
+                f"{other.reading.pattern} fits as {role} of {other.shared} of the same cases; {taken.pattern} was "
+                f"taken, set data.{key} to take the other"
             )
     used = {os.path.relpath(path, made.root) for path in cohort.files}
     used |= {os.path.relpath(path, made.root) for case in cohort.cases for path in (case.image, case.mask)}
@@ -365,12 +363,6 @@ def _tell_rest(made: Proposal, listing: Listing, cohort: Cohort, pairs: Sequence
         made.unexplained += _grouped(listing.dicom, "DICOM (convert them to train with them)")
     if listing.foreign:
         made.unexplained += _grouped(listing.foreign, "in a format that is not read (convert them to .nii.gz)")
-
-
-def _is_mask(other: Any, pair: Pair) -> bool:
-    """Whether a reading is rather one of masks: it has more words in common with the masks' than with the scans'."""
-    own = words(other.pattern)
-    return len(own & pair.mask.words - pair.image.words) >= len(own & pair.image.words - pair.mask.words)
 
 
 def _grouped(paths: Sequence[str], kind: str) -> list[str]:

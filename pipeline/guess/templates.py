@@ -26,7 +26,8 @@ _COMMON_AFFIX = 0.02
 """Share of the files that must have an ending for it to be one, unless its words say what the file is."""
 _MOST_SCANS_OF_A_PATIENT = 6
 """On average; a folder with more is a site's or a delivery's."""
-_EXTENSION = "{ext}"
+_MANY = 3
+"""So many folders side by side may be patients although their names have no number."""
 
 Key = tuple[str, ...]
 
@@ -91,14 +92,17 @@ def templates(paths: Sequence[str]) -> list[Template]:
         paths: NIfTI files, relative to the data folder.
     """
     split = [(path, *_parts(path)) for path in paths]
+    if not split:
+        return []
     affixes = _affixes([stem for _, _, stem, _ in split])
     siblings: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for _, folders, _, _ in split:
         for index, name in enumerate(folders):
             siblings[folders[:index]].add(name)
+    counts = {parent: sum(not says_role(name) for name in names) for parent, names in siblings.items()}
     drafts: dict[str, dict[str, _Draft]] = defaultdict(dict)
     for path, folders, stem, extension in split:
-        varying = [index for index, name in enumerate(folders) if _varies(name, siblings[folders[:index]])]
+        varying = [index for index, name in enumerate(folders) if _varies(name, counts[folders[:index]])]
         for span, named, spanned in _spans(folders):
             free = [index for index in varying if index not in spanned]
             for pattern, values, case, patient, cuts in _readings(named, folders, stem, free, affixes):
@@ -137,12 +141,11 @@ def _affixes(stems: Iterable[str]) -> frozenset[str]:
     return frozenset(affix for affix, count in counts.items() if count >= least or words(affix) & (MASK | IMAGE))
 
 
-def _varies(name: str, siblings: set[str]) -> bool:
-    """Whether a folder may be that of one case or patient among many."""
-    if says_role(name) or (says_site(name) and not says_patient(name)):
+def _varies(name: str, siblings: int) -> bool:
+    """Whether a folder may be that of one patient among many."""
+    if says_role(name) or as_delivery(name) or (says_site(name) and not says_patient(name)):
         return False
-    others = [other for other in siblings if not says_role(other)]
-    return any(letter.isdigit() for letter in name) or len(others) >= 3
+    return any(letter.isdigit() for letter in name) or siblings >= _MANY
 
 
 def _spans(folders: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], frozenset[int]]]:
