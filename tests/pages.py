@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -32,7 +34,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
     def all(self, tag: str) -> list[dict[str, str]]:
@@ -40,9 +42,9 @@ class Page(HTMLParser):
 
 
 def needs_nothing(html: str) -> None:
-    """Asserts that a page holds all it shows: no script, no reference to anything outside."""
+    """Asserts that a page holds all it shows: no reference to anything outside, and no script but an allowed one."""
     parsed = Page(html)
-    assert not parsed.all("script")
+    assert all(not attributes for attributes in parsed.all("script"))
     for tag, attributes in parsed.elements:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
             if name in attributes:
@@ -52,6 +54,12 @@ def needs_nothing(html: str) -> None:
     assert not re.search(r"url\(|@import", html)
     policy = next(item["content"] for item in parsed.all("meta") if item.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for text in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    ]
+    assert len(hashes) == len(parsed.all("script")) and all(source in policy for source in hashes)
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
 
 
 def is_accessible(html: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,14 @@ from tests.browser.chromium import BINARY, FLAGS
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "PageUp": 33, "PageDown": 34, "End": 35,
          "Home": 36, "Tab": 9}  # fmt: skip
+_HAND_OVER = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in sys.argv[1:3]]
+for place, pipe in enumerate(pipes, 3):
+    os.dup2(pipe, place)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and writes answers to 4."""
 _SERIOUS = ("serious", "critical")
 
 
@@ -102,8 +111,8 @@ class Tab:
     def middle(self, selector: str) -> tuple[float, float]:
         """Where the middle of an element is in the window, after scrolling to it."""
         x, y = self.evaluate(
-            f"(item => {{ item.scrollIntoView({{block: 'center'}}); const box = item.getBoundingClientRect();"
-            f"return [box.x + box.width / 2, box.y + box.height / 2] }})(document.querySelector({json.dumps(selector)}))"
+            "(item => { item.scrollIntoView({block: 'center'}); const box = item.getBoundingClientRect(); return "
+            f"[box.x + box.width / 2, box.y + box.height / 2] }})(document.querySelector({json.dumps(selector)}))"
         )
         return x, y
 
@@ -145,11 +154,10 @@ def tab(profile: Path) -> Iterator[Tab]:
     to_browser, from_browser = os.pipe(), os.pipe()
 
     command = [BINARY, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-    # Chromium reads commands from descriptor 3 and writes answers to 4.
-    shell = ["sh", "-c", f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}']
+    pipes = to_browser[0], from_browser[1]
     process = subprocess.Popen(
-        [*shell, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        pass_fds=(to_browser[0], from_browser[1]), env={**os.environ, "HOME": str(profile)},
+        [sys.executable, "-c", _HAND_OVER, *map(str, pipes), *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pass_fds=pipes, env={**os.environ, "HOME": str(profile)},
     )  # fmt: skip
     os.close(to_browser[0])
     os.close(from_browser[1])

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from components.evaluator.patient_metrics import Outlined
 from components.evaluator.rules import decide
 from components.evaluator.verdict import make_verdict
 from components.imaging.calibration import calibration_counts, calibration_of
+from components.imaging.geometry import Geometry
+from components.run_report.strips import choose, draw
 from tests.components.data_report.listings import listing, record
 from tests.models import contract
 
@@ -140,3 +143,36 @@ def folds() -> dict[str, Any]:
         for fold in (1, 2)
     ]  # fmt: skip
     return {"finished": "fold 1: all epochs done; fold 2: stopped", "epochs": rows, "folds": table, "metrics": {}}
+
+
+def ball(shape: tuple[int, int, int], center: tuple[float, float, float], radius: float) -> np.ndarray:
+    """A round lesion; one slice counts as a tenth of the rows."""
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    away = ((z - center[0]) * shape[1] / 10) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2
+    return np.asarray(away <= radius**2)
+
+
+def strips(
+    measures: Mapping[str, Any], cases: Mapping[str, Any], *, slices: int = 8, size: int = 48, noise: float = 3.0
+) -> list[dict[str, Any]]:
+    """What is drawn of the scans that `choose` takes: a disc of brain with a ball of blood, outlined a little aside.
+
+    Args:
+        measures: By case.
+        cases: By case.
+        slices: Of each scan.
+        size: Pixels a side of the model grid; the scan's own grid has twice as many.
+        noise: Standard deviation of its HU.
+    """
+    rng = np.random.default_rng(5)
+    shape = (slices, 2 * size, 2 * size)
+    geometry = Geometry(shape, (5.0, 0.5, 0.5), (size - 0.5, size - 0.5), size, 1.0)
+    disc = np.hypot(*np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]) < 0.9  # type: ignore[misc]
+    made = []
+    for number, (case, roles) in enumerate(choose(measures, cases).items()):
+        truth = ball(shape, (slices / 2, 0.9 * size, 0.8 * size), size / 3)
+        predicted = ball(shape, (slices / 2, (0.9 + 0.05 * number) * size, 0.82 * size), size / 3)
+        hu = np.where(disc, 35, -1000) + 30 * truth[:, ::2, ::2] + rng.normal(0, noise, (slices, size, size))
+        strip = draw(Outlined(geometry, truth, predicted, []), hu.astype(np.int16))
+        made.append({"case_id": case, "roles": list(roles), **strip})
+    return made

@@ -11,23 +11,35 @@ import numpy as np
 import pytest
 import yaml
 
+from components.evaluator.rules import SLICES
 from components.imaging.agreement import bland_altman
 from components.pages.html import number
 from components.run_report import charts
-from components.run_report.content import collect
-from components.run_report.page import fixed, render
+from components.run_report.content import collect, complete
+from components.run_report.page import duration, fixed, render
 from pipeline.config import NO_RESULT, load_config
 from tests.components.data_report.listings import finding, listing, record
-from tests.components.run_report.runs import cohort, folds, history, made_contract, measured_cases, scan, verdict
+from tests.components.run_report.runs import (
+    cohort,
+    folds,
+    history,
+    made_contract,
+    measured_cases,
+    scan,
+    strips,
+    verdict,
+)  # fmt: skip
 from tests.pages import Page, is_accessible, needs_nothing
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
-SECTIONS = ("gate", "dice", "measures", "false-positives", "volumes", "calibration", "postprocess", "training", "model",
-            "scans")  # fmt: skip
+SECTIONS = ("gate", "dice", "measures", "false-positives", "volumes", "calibration", "looks", "postprocess", "training",
+            "data", "stages", "card", "model", "scans")  # fmt: skip
 
 
-def content(patients: int = 12, *, refused: bool = True, **changes: Any) -> dict[str, Any]:
-    """Of a run against a model in service."""
+def content(
+    patients: int = 12, *, refused: bool = True, drawn: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Of a run against a model in service; `drawn` says how its strips are."""
     found, measures = cohort(patients, **changes)
     served = {case: {**values, "patient_dice": values["patient_dice"] * 0.9} for case, values in measures.items()}
     gate: dict[str, Any] = {"min_mean_dice": 0.999, "slices": {"small": 0.5}} if refused else {"min_mean_dice": 0.0}
@@ -36,8 +48,16 @@ def content(patients: int = 12, *, refused: bool = True, **changes: Any) -> dict
     sections = json.loads(config.subset(*(name for name in type(config).model_fields if name not in NO_RESULT)))
     return collect(
         result, found, made_contract(), name="demo", config=sections, history=history(),
-        findings=[finding("hold")], created="2000-01-01 00:00 UTC", code="c0de",
+        findings=[finding("hold"), finding("note", feature="slice_spacing_mm")],
+        strips=strips(measures, measured_cases(found), **(drawn or {})), created="2000-01-01 00:00 UTC", code="c0de",
     )  # fmt: skip
+
+
+STAGES: list[dict[str, Any]] = [
+    {"name": "start", "state": "done", "seconds": 3.0, "peak_mib": 500},
+    {"name": "NiftiExampleGen", "state": "done", "cached": True, "seconds": 0.5, "peak_mib": 510},
+    {"name": "Trainer", "state": "done", "cached": False, "seconds": 121.0, "peak_mib": 2345, "note": "x"},
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +77,9 @@ def test_every_section_has_its_figure_and_each_figure_its_words(page: str) -> No
     parsed = Page(page)
     assert {item["id"] for _, item in parsed.elements if "id" in item} >= set(SECTIONS)
     figures = [item for item in parsed.all("div") if item.get("role") == "img"]
-    assert len(figures) == page.count("<svg") == 6 + 5  # and one a curve of the tuning
+    slices = sum(len(strip["slices"]) for strip in content()["strips"])
+    assert len(figures) == 6 + 5 + slices  # one a curve of the tuning, and one a slice
+    assert page.count("<svg") == 6 + 5 + 4 * slices
     words = " ".join(item["aria-label"] for item in figures)
     for text in (
         "Dice of 12 patients as bars", "Mean Dice by kind of scan", "false-positive components:", "limits of agreement",
@@ -103,7 +125,7 @@ def test_the_settings_on_the_page_are_a_configuration(page: str, tmp_path: Path)
 def test_text_from_the_data_is_escaped() -> None:
     made = content(2, prefix=EVIL)
     html = render(made)
-    assert "<script>" not in html and "<img" not in html
+    assert html.count("<script>") == 1 and "<img" not in html  # the page's own
     assert EVIL in Page(html).text
     needs_nothing(html)
 
@@ -122,13 +144,124 @@ def test_a_page_of_a_single_scan_with_nothing_tuned_nor_kept() -> None:
     assert "None" not in text and not re.search(r"\bnan\b", text)
 
 
+def test_strips_say_who_they_are_and_hold_each_picture_once(page: str) -> None:
+    made, text = content(), Page(page).text
+    assert [role for strip in made["strips"] for role in strip["roles"]] == [
+        "best", "median", "worst", "false_positives"
+    ]  # fmt: skip
+    for strip, words in zip(made["strips"], ("The best patient", "The median patient", "The worst patient",
+                                             "The most false-positive components"), strict=True):  # fmt: skip
+        assert f"{words}: {strip['case_id']}" in text
+        assert f"Dice {fixed(strip['dice'])} (the gate measured {fixed(strip['measures']['dice'])})" in text
+        for item in strip["slices"]:
+            assert page.count(item["image"]) == 1
+            assert f"{item['cm2']['missed']:.3g} cm² missed" in text or "no blood" in text
+    assert page.count('<div class="panel">') == page.count("<image") * 4 == (page.count("<use") + page.count("<image"))
+
+
+def test_a_drawn_dice_that_is_the_gates_is_said_once() -> None:
+    made = content(4)
+    for strip in made["strips"]:
+        strip["measures"]["dice"] = strip["dice"]
+    assert "(the gate measured" not in Page(render(made)).text
+
+
+def test_without_blood_nor_false_positives_no_strip_and_no_script() -> None:
+    made = {**content(4), "strips": []}
+    html = render(made)
+    assert "No test scan has blood" in Page(html).text and "<script" not in html
+
+
+def test_how_the_run_ended(page: str) -> None:
+    assert "Not known while this page was made" in Page(page).text
+    made = content(4, refused=False) | {"held": []}
+    made["verdict"] = {"status": "passed", "headline": "The model keeps all 8 rules of the gate.", "reasons": []}
+    measured = {"load_seconds": 1.5, "seconds_per_scan": 2.5, "slices": 28, "peak_mib": 700.0}
+    found = complete(made, STAGES, version="1700000000", servability={"measures": measured, "failures": []})
+    assert found["verdict"]["status"] == "pushed" and made["verdict"]["status"] == "passed"
+    html = render(json.loads(json.dumps(found)))
+    text = " ".join(Page(html).text.split())
+    assert '<th scope="row">Trainer</th><td>2 min 01 s</td><td>97\N{NARROW NO-BREAK SPACE}%</td>' in html
+    for wanted in (
+        "Pushed The model keeps all 8 rules of the gate. It is in service as version 1700000000.",
+        "2 min 04 s in all", "345 MiB of resident memory at the most", "unchanged, reused",
+        "loads in 1.5 s, takes 2.5 s for a scan of 28 slices, and 700 MiB", "model_card.md in version 1700000000",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+
+
+def test_a_model_that_cannot_be_served_is_refused_in_the_end() -> None:
+    made = content(4) | {"verdict": {"status": "passed", "headline": "x", "reasons": []}}
+    unservable = {"measures": {}, "failures": [{"message": "41.0 s for a scan, wanted at most 30.0 s"}]}
+    found = complete(made, STAGES, servability=unservable)
+    assert found["verdict"]["status"] == "refused" and found["verdict"]["reasons"] == [
+        "41.0 s for a scan, wanted at most 30.0 s"
+    ]
+    assert "In a fresh process" not in Page(render(found)).text
+    # What the gate refused stays refused by the gate, and what the data holds stays held.
+    for status in ("refused", "held"):
+        made["verdict"] = {"status": status, "headline": "x", "reasons": []}
+        assert complete(made, STAGES, servability=unservable)["verdict"] == made["verdict"]
+
+
+def test_a_run_that_failed_after_the_gate_says_so() -> None:
+    found = complete(content(4), STAGES, error="stage Pusher failed: OSError: no space left")
+    text = Page(render(found)).text
+    assert "Failed" in text and "no space left" in text and "In service" not in text
+
+
+def test_sources_have_measures_and_a_place_in_the_chart() -> None:
+    records = [record(case, "test", 10.0, source=case[0]) for case in ("a1", "a2", "b1")]
+    measures = {"a1": scan(0.8), "a2": scan(0.6), "b1": scan(0.3)}
+    result = verdict(measures, measured_cases(listing(*records)))
+    made = collect(result, listing(*records), made_contract(), name="n", config={"name": "n"})
+    assert {name: item["measures"]["dice"]["mean"] for name, item in made["sources"].items()} == {
+        "a": pytest.approx(0.7), "b": pytest.approx(0.3)
+    }  # fmt: skip
+    html = render(made)
+    assert "From the source a: 2 patients, 2 scans, Dice 0.700" in Page(html).text
+    assert "from b 0.300 of 1 patients" in html
+    assert content(4)["sources"] == {}
+
+
+def test_what_was_found_against_the_data_is_on_the_page() -> None:
+    found, measures = cohort(4)
+    found |= {
+        "quarantined": [{"case_id": "q", "code": "truncated", "reason": "x"}] * 2,
+        "findings": [{"case_id": "p001", "code": "metal", "severity": "warning", "message": "x"}],
+    }
+    result = verdict(measures, measured_cases(found))
+    made = collect(result, found, made_contract(), name="n", config={"name": "n"}, findings=[finding("note")])
+    text = " ".join(Page(render(made)).text.split())
+    assert "Quarantined: 2 truncated." in text and "Warnings and repairs: 1 metal." in text
+    assert "differs from the data before" in text and "data.html beside this page" in text
+
+
+def test_the_card_names_what_the_model_is_weak_at(page: str) -> None:
+    weak = content()["card"]["weaknesses"]
+    assert weak and "Known weaknesses" in Page(page).text
+    for item in weak:
+        assert f"{SLICES[item['slice']][0].upper()}{SLICES[item['slice']][1:]}: " in Page(page).text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (3599.4, "59 min 59 s"), (7380, "2 h 03 min")],
+)
+def test_times_as_one_reads_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
 def test_the_page_is_the_same_again_and_from_json(page: str) -> None:
     assert render(json.loads(json.dumps(content(), allow_nan=False))) == page
 
 
 def test_a_hundred_patients_stay_far_below_15_mb() -> None:
-    html = render(content(100, refused=False))
-    assert 100_000 < len(html.encode()) < 2_000_000
+    """Although all four scans are shown in forty slices of a grid as large as in `production_gpu`, full of noise."""
+    made = content(100, refused=False, drawn={"slices": 40, "size": 512, "noise": 25.0})
+    assert [len(strip["slices"]) for strip in made["strips"]] == [40] * 4
+    html = render(made)
+    assert 2_000_000 < len(html.encode()) < 10_000_000
     assert "Held" in Page(html).text
 
 
