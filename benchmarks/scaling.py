@@ -126,10 +126,7 @@ def measure(data: Path, work: Path) -> Constants:
     statistics = [_statistics(examples, work / "statistics", excluded) for excluded in (["train"], [])]
     evaluations = [_evaluation(artifacts, work / "evaluation", split) for split in ("test", "train")]
     sizes = {name: counts["scans"] for name, counts in cases["splits"].items()}
-    packed: list[int] = []
     evaluate_s = _slope(*evaluations, sizes["train"] - sizes["test"])
-    with _counted(packed):
-        evaluations[1]()
     train_s, drawn = _training(work / "run", sizes["train"])
     return Constants(
         slices=sum(counts["slices"] for counts in cases["splits"].values()) / scans,
@@ -140,7 +137,7 @@ def measure(data: Path, work: Path) -> Constants:
         driver_s=_driver(data, work / "links", cases),
         statistics_s=_slope(*statistics, sizes["train"]),
         evaluate_s=evaluate_s,
-        shuffle_bytes=sum(packed) / sizes["train"],
+        shuffle_bytes=_shuffled_bytes(evaluations[1]) / sizes["train"],
         train_s=train_s,
         drawn=drawn,
     )
@@ -264,18 +261,19 @@ def _evaluation(artifacts: Path, target: Path, split: str) -> Callable[[], None]
     return run
 
 
-def _counted(sizes: list[int]) -> Any:
-    """Notes the size of each slice that the gate packs for its shuffle."""
-    from components.evaluator import extractors
+def _shuffled_bytes(evaluate: Callable[[], None]) -> int:
+    """Bytes of all packed slices where the gate unpacks them, behind its shuffle."""
+    from components.evaluator import patient_metrics
 
-    real = extractors.pack_prediction
+    real, sizes = patient_metrics.unpack_prediction, []
 
-    def counting(*arguments: Any, **options: Any) -> bytes:
-        data = real(*arguments, **options)
+    def counting(data: bytes) -> Any:
         sizes.append(len(data))
-        return data
+        return real(data)
 
-    return mock.patch.object(extractors, "pack_prediction", counting)
+    with mock.patch.object(patient_metrics, "unpack_prediction", counting):
+        evaluate()
+    return sum(sizes)
 
 
 def _training(output: Path, scans: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def remote(running: Engine) -> BeamConfig:
     return BeamConfig(runner="PortableRunner", args=running.args)
 
 
-def statistics(examples: Path, folder: Path, beam: BeamConfig) -> dict[str, Any]:
+def statistics(examples: Path, folder: Path, beam: BeamConfig) -> dict[str, dict[str, str]]:
     """Runs StatisticsGen as the pipeline has it; the statistics by split."""
     artifact = tfx.types.standard_artifacts.Examples()
     artifact.uri = str(examples)
@@ -66,10 +67,13 @@ def statistics(examples: Path, folder: Path, beam: BeamConfig) -> dict[str, Any]
     return {split: by_name(load_stats_binary(str(folder / f"Split-{split}" / "FeatureStats.pb"))) for split in f.SPLITS}
 
 
-def by_name(statistics: Any) -> dict[str, Any]:
-    """Statistics of each feature; in which order they are listed depends on the run."""
+def by_name(statistics: Any) -> dict[str, str]:
+    """Statistics of each feature to 10 digits: sums, and the features' order, hang on who was first."""
     (dataset,) = statistics.datasets
-    return {feature.path.step[0]: feature for feature in dataset.features}
+    return {
+        feature.path.step[0]: re.sub(r"-?\d+\.\d+(e[-+]\d+)?", lambda number: f"{float(number[0]):.10g}", str(feature))
+        for feature in dataset.features
+    }
 
 
 def test_ingestion_and_statistics(running: Engine, cohort: Path, tmp_path: Path) -> None:
