@@ -117,6 +117,8 @@ def explained(uri: str | bytes) -> Iterator[None]:
     except FileNotFoundError as error:
         raise absent(uri) from error
     except OSError as error:
+        if error.errno is not None and not _CODE.search(str(error)):
+            raise  # of this machine's disk
         raise _explanation(os.fsdecode(uri), str(error)) from error
     except pa.ArrowInvalid as error:
         raise UsageError(f"{os.fsdecode(uri)}: cannot be used as a URI ({error}); rename what it names") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -254,6 +255,17 @@ def test_google_is_asked_by_its_own_client_and_an_emulator_by_its_variable(monke
     assert connection.endpoint("gs") == "http://localhost:4443"
     again, _ = locate("gs://other")
     assert again is found
+
+
+def test_a_full_disk_here_is_not_taken_for_a_fault_there(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    bucket.put("x")
+    monkeypatch.setattr("components.storage.filesystem.shutil.copyfileobj", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        fileio.open(bucket.uri("x"))
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_fork_has_a_connection_of_its_own(bucket: Bucket) -> None:

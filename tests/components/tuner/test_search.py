@@ -149,7 +149,9 @@ def test_a_search_in_which_all_trials_fail_says_so_again_and_again(tmp_path: Pat
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_a_killed_search_goes_on_with_the_trial_it_was_in(tmp_path: Path, bucket: Bucket, remote: bool) -> None:
+def test_a_killed_search_goes_on_with_the_trial_it_was_in(
+    tmp_path: Path, bucket: Bucket, clock: Clock, remote: bool
+) -> None:
     parts = bucket.uri("work") if remote else str(tmp_path / "parts")
     whole = Lab()
     uninterrupted = make(tmp_path / "whole", whole)
