@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,16 +126,16 @@ def measure(data: Path, work: Path) -> Constants:
     statistics = [_statistics(examples, work / "statistics", excluded) for excluded in (["train"], [])]
     evaluations = [_evaluation(artifacts, work / "evaluation", split) for split in ("test", "train")]
     sizes = {name: counts["scans"] for name, counts in cases["splits"].items()}
-    evaluate_s = _slope(*evaluations, sizes["train"] - sizes["test"])
+    evaluate_s = _slope(evaluations, sizes["train"] - sizes["test"])
     train_s, drawn = _training(work / "run", sizes["train"])
     return Constants(
         slices=sum(counts["slices"] for counts in cases["splits"].values()) / scans,
         source_bytes=_size(data) / len(ingest.scan_pairs(data)),
         example_bytes=_size(examples, "Split-*/*") / scans,
         listing_bytes=(examples / "cases.json").stat().st_size / scans,
-        ingest_s=_slope(*both, read),
+        ingest_s=_slope(both, read),
         driver_s=_driver(data, work / "links", cases),
-        statistics_s=_slope(*statistics, sizes["train"]),
+        statistics_s=_slope(statistics, sizes["train"]),
         evaluate_s=evaluate_s,
         shuffle_bytes=_shuffled_bytes(evaluations[1]) / sizes["train"],
         train_s=train_s,
@@ -162,10 +162,10 @@ def _cpu_s(action: Callable[[], object]) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def _slope(small: Callable[[], object], large: Callable[[], object], scans: int) -> float:
-    """Processor seconds that each further scan takes; what a stage takes anyway falls out. The best of three each."""
-    small()
-    took = [min(_cpu_s(action) for _ in range(3)) for action in (small, large)]
+def _slope(actions: Sequence[Callable[[], object]], scans: int) -> float:
+    """Processor seconds that each of so many further scans takes: the best of three of a smaller and a larger one."""
+    actions[0]()
+    took = [min(_cpu_s(action) for _ in range(3)) for action in actions]
     return max(0.0, took[1] - took[0]) / scans
 
 
@@ -339,7 +339,7 @@ def tables(constants: Constants, scans: int = SCANS) -> Iterator[str]:
         ("gate, one model", constants.evaluate_s, "s a scan"),
         ("scan and mask as delivered", constants.source_bytes / 1e6, "MB a scan"),
         ("examples at rest", constants.example_bytes / 1e6, "MB a scan"),
-        ("the gate's shuffle", constants.shuffle_bytes / 1e6, "MB a scan"),
+        ("the gate's shuffle", constants.shuffle_bytes / 1e3, "kB a scan"),
         ("`cases.json`", constants.listing_bytes / 1e3, "kB a scan"),
     ):
         yield f"| {name} | {value:.3g} {unit} |"
