@@ -251,11 +251,11 @@ def test_the_page_is_completed_when_the_run_has_ended(
     def fail() -> Any:
         raise IchError("the disk is full")
 
-    stages |= {"RunReporter": report, "Pusher": fail}
+    stages["Afterwards"] = fail
     with pytest.raises(IchError, match="the disk is full"):
         run(data, tmp_path / "other")
     (page,) = (tmp_path / "other" / "reports").glob("*/index.html")
-    assert "the disk is full" in page.read_text()
+    assert "The disk is full" in page.read_text()
     assert json.loads(page.with_name("report.json").read_text())["verdict"]["status"] == "failed"
 
 
