@@ -194,7 +194,7 @@ def create_pipeline(config: Config, places: Places, state: State | None) -> tfx.
         name=config.name,
         config=settings,
         program=code_version(*all_parts()),
-        code_version=code_version("run_report", "evaluator", "imaging", "pages", "schema"),
+        code_version=code_version("run_report", "evaluator", "imaging", "pages", "pusher", "schema", "serving"),
     )
 
     # 7. What the gate blessed must be servable, too: a fresh process loads it and asks it all that clients will ask.

@@ -94,7 +94,15 @@ def test_the_run_has_a_report_and_the_model_a_card(first: tuple[Path, Any, dict[
     assert overall["false_positive_components"]["mean"] == pytest.approx(measured["false_positive_components"])
     assert content["calibration"] == outcome["verdict"]["calibration"] and content["calibration"]["pixels"] > 0
     assert len(content["training"]["epochs"]) == 2 and len(content["tuning"]["curves"]) > 2
-    assert "The gate" in page.read_text(encoding="utf-8") and page.stat().st_size < 1_000_000
+    assert "The gate" in page.read_text(encoding="utf-8") and page.stat().st_size < 2_000_000
+    by_case = outcome["verdict"]["by_case"]
+    assert content["strips"] and all(
+        strip["dice"] == pytest.approx(by_case[strip["case_id"]]["patient_dice"], abs=1e-9)
+        for strip in content["strips"]
+    )
+    assert content["verdict"]["status"] == "pushed"
+    assert content["run"]["version"] == Path(outcome["model"]).name
+    assert [stage["name"] for stage in content["run"]["stages"]] == [stage["name"] for stage in outcome["stages"]]
     card = Path(outcome["model"]) / "assets.extra" / "model_card.json"
     facts = json.loads(card.read_text(encoding="utf-8"))
     assert facts["version"] == Path(outcome["model"]).name

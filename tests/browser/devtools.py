@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.browser.chromium import BINARY, FLAGS
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "PageUp": 33, "PageDown": 34, "End": 35,
          "Home": 36, "Tab": 9}  # fmt: skip
+_PATIENCE = 60
 _HAND_OVER = """
 import fcntl, os, sys
 pipes = [fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in sys.argv[1:3]]
@@ -39,7 +41,9 @@ class Tab:
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands = commands
-        self._answers = os.fdopen(answers, "rb")
+        self._answers = answers
+        self._buffer = b""
+        self._loaded = False
         self._number = 0
         self._session = ""
         self.troubles: list[str] = []
@@ -60,15 +64,18 @@ class Tab:
             self._look_at(answer)
 
     def _read(self) -> dict[str, Any]:
-        parts = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "the browser ended"
-            parts += byte
-        found: dict[str, Any] = json.loads(parts)
+        while b"\0" not in self._buffer:
+            assert select.select([self._answers], [], [], _PATIENCE)[0], f"the browser is silent for {_PATIENCE} s"
+            part = os.read(self._answers, 1 << 20)
+            assert part, "the browser ended"
+            self._buffer += part
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        found: dict[str, Any] = json.loads(message)
         return found
 
     def _look_at(self, event: dict[str, Any]) -> None:
         method, params = event.get("method"), event.get("params", {})
+        self._loaded |= method == "Page.loadEventFired"
         if method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.troubles.append(params["entry"]["text"])
         elif method == "Runtime.exceptionThrown":
@@ -91,10 +98,10 @@ class Tab:
         )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[theme])
+        self._loaded = False
         self.send("Page.navigate", url=page.as_uri())
-        self.evaluate(
-            "new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))"
-        )
+        while not self._loaded:
+            self._look_at(self._read())
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page, awaited if it is a promise."""
@@ -156,8 +163,8 @@ def tab(profile: Path) -> Iterator[Tab]:
     command = [BINARY, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
     pipes = to_browser[0], from_browser[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", _HAND_OVER, *map(str, pipes), *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        pass_fds=pipes, env={**os.environ, "HOME": str(profile)},
+        [sys.executable, "-c", _HAND_OVER, *map(str, pipes), *command], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=pipes, env={**os.environ, "HOME": str(profile)},
     )  # fmt: skip
     os.close(to_browser[0])
     os.close(from_browser[1])
@@ -173,4 +180,4 @@ def tab(profile: Path) -> Iterator[Tab]:
             process.kill()
             process.wait()
         os.close(to_browser[1])
-        opened._answers.close()
+        os.close(from_browser[0])

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from components.imaging.errors import DataError, IchError, ScanError, UsageError
+from components.run_report.page import render
 from components.servability.rules import judge
 from pipeline import local_runner
 from pipeline.config import Config, ServabilityConfig
 from pipeline.local_runner import Outcome, run_pipeline
 from pipeline.lock import holder, locked
 from tests.cases import Sample, cuboid
+from tests.components.run_report.test_page import content
 from tests.models import unloadable
 
 BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
@@ -221,6 +223,40 @@ def test_the_page_on_a_refused_run_is_copied_to_where_it_is_looked_for(
     assert json.loads(page.with_name("report.json").read_text())["verdict"]["status"] == "refused"
     assert page.parent.name == summary(tmp_path / "out")["run"]
     assert f"refused: {page}" in capfd.readouterr().out
+
+
+def test_the_page_is_completed_when_the_run_has_ended(
+    tmp_path: Path, data: Path, stages: dict[str, Callable[[], Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def report() -> Any:
+        made = tmp_path / "made"
+        made.mkdir(exist_ok=True)
+        found = {**content(3), "verdict": {"status": "passed", "headline": "It passed.", "reasons": []}}
+        (made / "run_report.html").write_text(render(found))
+        (made / "run_report.json").write_text(json.dumps(found))
+        return True, {"report": made}
+
+    stages |= {"RunReporter": report}
+    assert run(data, tmp_path / "out").exit_code == 0
+    (page,) = (tmp_path / "out" / "reports").glob("*/index.html")
+    found = json.loads(page.with_name("report.json").read_text())
+    assert found["verdict"]["status"] == "pushed" and found["run"]["version"] == "1700000000"
+    told = summary(tmp_path / "out")["stages"]
+    for key in ("name", "seconds", "peak_mib"):
+        assert [stage[key] for stage in found["run"]["stages"]] == [stage[key] for stage in told]
+    assert found["run"]["servability"] == SERVABLE["measures"]
+    assert page.read_text() == render(found) and "It is in service as version 1700000000" in page.read_text()
+    assert f"passed: {page}" in capfd.readouterr().out
+
+    def fail() -> Any:
+        raise IchError("the disk is full")
+
+    stages["Afterwards"] = fail
+    with pytest.raises(IchError, match="the disk is full"):
+        run(data, tmp_path / "other")
+    (page,) = (tmp_path / "other" / "reports").glob("*/index.html")
+    assert "The disk is full" in page.read_text()
+    assert json.loads(page.with_name("report.json").read_text())["verdict"]["status"] == "failed"
 
 
 def test_a_model_that_cannot_be_served_ends_with_three_and_the_next_run_says_so(
