@@ -9,8 +9,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -90,7 +90,7 @@ def test_processors_of_a_container(
     ("limit", "free", "state"), [("max", 9, OK), (f"{2 * GIB}", 9, PROBLEM), (f"{6 * GIB}", 9, OK), ("max", 3, NOTE)]
 )
 def test_memory(root: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int, state: str) -> None:
-    memory = namedtuple("memory", "total available")(16 * GIB, free * GIB)
+    memory = SimpleNamespace(total=16 * GIB, available=free * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     (root / "sys/fs/cgroup/memory.max").write_text(limit)
     found = one(looked_at(root), "memory")
@@ -158,7 +158,7 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("free", "state"), [(0.5, PROBLEM), (5, NOTE), (50, OK)])
 def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, state: str) -> None:
-    usage = namedtuple("usage", "total used free")(100 * GIB, 0, int(free * GIB))
+    usage = SimpleNamespace(total=100 * GIB, free=int(free * GIB))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(places, "file_system", lambda _: "ext4")
     assert one(list(places.place_findings(tmp_path)), "output folder").state == state
