@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pipeline import __version__, local_runner
 from pipeline.cli import main
 from pipeline.local_runner import Outcome
 from tests.cases import Sample, cuboid
-from tests.models import export, unloadable
+from tests.models import export
 
 ROOT = Path(__file__).parents[2]
 BLOOD = [cuboid((1, 3), (26, 38), (26, 38))]
@@ -97,155 +96,15 @@ def test_config_lists_checks_and_prints() -> None:
     assert yaml.safe_load(result.output)["training"]["epochs"] == 7
 
 
-# --- a user's mistakes
-
-
-def no_image_pattern(place: Path) -> list[object]:
-    (place / "cohort" / "masks").rename(place / "cohort" / "labels")
-    return ["run", "-c", "demo", "-d", "cohort", "-o", "out"]
-
-
-def empty_folder(place: Path) -> list[object]:
-    (place / "empty").mkdir()
-    return ["run", "-c", "demo", "-d", "empty", "-o", "out"]
-
-
-def other_layout(place: Path) -> list[object]:
-    return ["run", "-c", "ct_ich", "-d", "cohort", "-o", "out"]
-
-
-def file_in_the_way(place: Path) -> list[object]:
-    (place / "out").write_text("mine")
-    return ["run", "-c", "demo", "-d", "cohort", "-o", "out"]
-
-
-def bad_yaml(place: Path) -> list[object]:
-    (place / "c.yaml").write_text("name: [a\n")
-    return ["run", "-c", "c.yaml", "-d", "cohort", "-o", "out"]
-
-
-def corrupt_scan(place: Path) -> list[object]:
-    sound = (place / "cohort/images/001.nii.gz").read_bytes()
-    (place / "bad.nii.gz").write_bytes(sound[: len(sound) // 2])
-    export(place / "model")
-    return ["predict", "bad.nii.gz", "-o", "out", "-m", "model"]
-
-
-def no_contract(place: Path) -> list[object]:
-    unloadable(place / "model")
-    (place / "model" / "assets.extra" / "contract.json").unlink()
-    return ["predict", "cohort/images/001.nii.gz", "-o", "out", "-m", "model"]
-
-
-def prediction_of_another_shape(place: Path) -> list[object]:
-    import nibabel as nib
-    import numpy as np
-
-    (place / "p").mkdir()
-    for case in ("001", "002", "003"):
-        nib.save(nib.Nifti1Image(np.zeros((8, 8, 4), np.uint8), np.eye(4)), place / "p" / f"{case}.nii.gz")
-    return ["evaluate", "p", "cohort/masks"]
-
-
-def predictions_missing(place: Path) -> list[object]:
-    (place / "p").mkdir()
-    (place / "p" / "001.nii.gz").write_bytes((place / "cohort/masks/001.nii.gz").read_bytes())
-    return ["evaluate", "p", "cohort/masks"]
-
-
-def other_cases(place: Path) -> list[object]:
-    (place / "p").mkdir()
-    (place / "p" / "900.nii.gz").write_bytes((place / "cohort/masks/001.nii.gz").read_bytes())
-    return ["evaluate", "p", "cohort/masks"]
-
-
-def foreign_folder(place: Path) -> list[object]:
-    return ["phantom", "cohort"]
-
-
-def plain(*arguments: object) -> Callable[[Path], list[object]]:
-    """A command that needs nothing but the working folder."""
-    return lambda place: list(arguments)
-
+# --- a user's mistakes: tests/pipeline/test_user_errors.py
 
 SCAN = "cohort/images/001.nii.gz"
-MISTAKES: dict[str, tuple[Callable[[Path], list[object]], list[str]]] = {
-    # run: configuration
-    "no such config": (plain("run", "-c", "nope", "-d", "cohort", "-o", "out"), ["nope: no such config", "demo"]),
-    "bad YAML": (bad_yaml, ["c.yaml: not valid YAML"]),
-    "unknown key": (
-        plain("run", "-c", "demo", "--set", "training.epoch=3", "-d", "cohort", "-o", "out"),
-        ["training.epoch: unknown key", "did you mean epochs?"],
-    ),
-    "bad --set": (
-        plain("run", "-c", "demo", "--set", "training.epochs", "-d", "cohort", "-o", "out"),
-        ["--set training.epochs: wanted key.path=value"],
-    ),
-    "bad value": (plain("config", "demo", "--set", "grid.size=100"), ["grid.size: found 100", "multiple of"]),
-    # run: folders
-    "no data folder given": (plain("run", "-c", "demo", "-o", "out"), ["no data folder", "--data"]),
-    "no output folder given": (plain("run", "-c", "demo", "-d", "cohort"), ["no output folder", "--output"]),
-    "data in a bucket": (
-        plain("run", "-c", "demo", "-d", "s3://scans/head", "-o", "out"),
-        ["--data: found s3://scans/head, wanted a folder of this machine", "docs/KUBEFLOW.md"],
-    ),
-    "output in a bucket": (
-        plain("run", "-c", "demo", "-d", "cohort", "--set", "output.root=gs://models"),
-        ["--output: found gs://models, wanted a folder of this machine"],
-    ),
-    "data folder missing": (plain("run", "-c", "demo", "-d", "nope", "-o", "out"), ["nope: no such data folder"]),
-    "data folder is a file": (plain("run", "-c", "demo", "-d", SCAN, "-o", "out"), ["no such data folder"]),
-    "data folder empty": (empty_folder, ["empty: no complete case found", "holds no .nii"]),
-    "other layout": (other_layout, ["cohort: no complete case found", "{case}/image.nii.gz", "images/00"]),
-    "no masks": (no_image_pattern, ["no complete case found", "3 incomplete", "has no mask, wanted", "masks/001"]),
-    "empty split": (
-        plain("run", "-c", "demo", "-d", "cohort", "-o", "out", "--set", "splits={train: 98, val: 1, test: 1}"),
-        ["splits: patients per split are train 2, val 0, test 1", "at least one in each"],
-    ),
-    "output is a file": (file_in_the_way, ["out: cannot write there", "--output"]),
-    "output below a file": (
-        plain("run", "-c", "demo", "-d", "cohort", "-o", f"{SCAN}/out"), ["cannot write there", "--output"]
-    ),
-    # predict
-    "no such scan": (plain("predict", "nope.nii.gz", "-o", "out", "-m", "m"), ["nope.nii.gz: no such scan"]),
-    "no model": (plain("predict", SCAN, "-o", "out", "-m", "m"), ["m: no model there", "ich run"]),
-    "default model missing": (plain("predict", SCAN, "-o", "out"), ["output: no model there"]),
-    "not our model": (no_contract, ["model: ", "contract"]),
-    "corrupt scan": (corrupt_scan, ["bad.nii.gz: ", "copy"]),
-    "mask folder is a file": (plain("predict", SCAN, "-o", SCAN, "-m", "m"), ["is a file, wanted a folder"]),
-    # evaluate
-    "no predictions": (plain("evaluate", "nope", "cohort/masks"), ["nope: no such file or folder"]),
-    "file against folder": (plain("evaluate", SCAN, "cohort/masks"), ["one is a file and one a folder"]),
-    "other cases": (other_cases, ["no case in common", "900", "001"]),
-    "predictions missing": (predictions_missing, ["no prediction for 2 of 3 cases", "002"]),
-    "another shape": (prediction_of_another_shape, ["001.nii.gz: shape (8, 8, 4)", "(64, 64, 5)"]),
-    "images for masks": (plain("evaluate", "cohort/images", "cohort/masks"), ["wanted a mask", "is this the image?"]),
-    # phantom
-    "foreign folder": (foreign_folder, ["cohort is not empty"]),
-    "unknown defect": (plain("phantom", "new", "--defects", "cracks"), ["unknown defect 'cracks'"]),
-    "several layouts": (
-        plain("phantom", "new", "--layout", "real_mixed"), ["--layout real_mixed", "the sources phe_sich, ct_ich"]),
-    "unknown layout": (plain("phantom", "new", "--layout", "nope"), ["nope: no such config"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_clear_message_and_exit_code_two(place: Path, name: str) -> None:
-    make, wanted = MISTAKES[name]
-    result = ich(*make(place))
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stdout == ""
-    assert "Traceback" not in result.output
-    for part in wanted:
-        assert part in result.stderr
-    assert len(result.stderr.splitlines()) <= 3
 
 
 def test_nothing_is_left_behind_by_a_refused_prediction(place: Path) -> None:
     before = sorted(place.rglob("*"))
-    for name in ("no such scan", "no model", "mask folder is a file"):
-        ich(*MISTAKES[name][0](place))
+    for arguments in (["nope.nii.gz", "-o", "out"], [SCAN, "-o", "out", "-m", "m"], [SCAN, "-o", SCAN, "-m", "m"]):
+        assert ich("predict", *arguments).exit_code == 2
     assert sorted(place.rglob("*")) == before
 
 

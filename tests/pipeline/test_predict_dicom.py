@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from components.imaging.dicom.series import find_series
 from components.imaging.errors import ScanError, UsageError
+from serving.prediction.dicom_seg import _headers
 from tests.cases import SHAPE, Sample, cuboid
 from tests.imaging.dicom.files import SECRET, image, multi_frame, positions, write_series
 from tests.imaging.dicom.files import save as save_dicom
@@ -260,3 +262,30 @@ def test_no_dicom_at_all(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=r"noise\.dcm"):
         predict(tmp_path / "noise.dcm", tmp_path / "out", model)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_segmentation_that_cannot_be_made(
+    study: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AttributeError(f"no such attribute of {SECRET}")
+
+    monkeypatch.setattr(hd.seg, "Segmentation", refuse)
+    (result,) = predict(study, tmp_path / "out", model, dicom_seg=True)
+    assert result.status == "refused"
+    assert "no segmentation can be made of these files (AttributeError)" in result.report["reason"]
+    assert SECRET not in str(result.report)
+
+
+def test_a_slice_that_is_gone_when_the_segmentation_is_made(study: Path) -> None:
+    (series,) = find_series(study).series
+    (study / series.planes[0].name).unlink()
+    with pytest.raises(ScanError, match="study: a slice cannot be opened any more"):
+        _headers(series, [plane.name for plane in series.planes])
+
+
+def test_pixels_as_large_as_a_head(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "vast", STORED, PLACES, **{**GEOMETRY, "PixelSpacing": [300.0, 300.0]})
+    (result,) = predict(tmp_path / "vast", tmp_path / "out", model)
+    assert (result.status, result.report["code"]) == ("refused", "geometry")
+    assert "spacing (300.0, 300.0, 5.0) mm, wanted 0.001 to 100 mm" in result.report["reason"]
