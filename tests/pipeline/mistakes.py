@@ -407,6 +407,23 @@ MISTAKES: dict[str, Mistake] = {
     # --- run: folders
     "no data folder given": of("run -c demo -o out", "no data folder", "--data"),
     "no output folder given": of("run -c demo -d cohort", "no output folder", "--output"),
+    "data in a bucket": of(
+        "run -c demo -d s3://scans/head -o out",
+        "--data: found s3://scans/head, wanted a folder of this machine",
+        "docs/KUBEFLOW.md",
+    ),
+    "output in a bucket": of(
+        "run -c demo -d cohort --set output.root=gs://models",
+        "--output: found gs://models, wanted a folder of this machine",
+    ),
+    "unknown Beam runner": of("config demo --set beam.runner=Fleet", "beam.runner: found 'Fleet'", "no such runner"),
+    "Beam runner of no package": of("config demo --set beam.runner=no_such.Runner", "no package no_such is installed"),
+    "workers without use": of("config demo --set beam.workers=2", "takes no number of workers"),
+    "runner among arguments": of("config demo --set beam.args=[--runner=Flink]", "set beam.runner instead"),
+    "Beam argument without dashes": of("config demo --set beam.args=[region]", "wanted an option such as"),
+    "artifacts in no bucket": of("config demo --set kubeflow.pipeline_root=/mnt", "a URI that the cluster can write"),
+    "no URL of an API": of("config demo --set kubeflow.host=kubeflow", "must be the API's URL"),
+    "nothing to thin out": of("gc --keep 2 -o cohort", "cohort: found no run there"),
     "data folder missing": of("run -c demo -d nope -o out", "nope: no such data folder"),
     "data folder is a file": of(f"run -c demo -d {SCAN} -o out", "no such data folder"),
     "data folder empty": of(

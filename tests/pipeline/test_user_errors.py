@@ -40,7 +40,13 @@ ELSEWHERE = {
     "components/tuner/": ("tests/components/tuner/",),
     "pipeline/local_runner.py": ("tests/pipeline/test_local_runner.py",),
     "pipeline/kubeflow/": ("tests/pipeline/kubeflow/",),
+    "components/run_report/": ("tests/components/run_report/",),
+    # Buckets: a server with the API of S3 is there.
+    "components/storage/": ("tests/components/storage/",),
     # Schedulers, servers and models in service.
+    "pipeline/garbage/": ("tests/pipeline/garbage/",),
+    "pipeline/config.py": ("tests/pipeline/test_config.py",),
+    "serving/viewer/": ("tests/pipeline/test_view.py",),
     "pipeline/schedule.py": ("tests/pipeline/test_schedule.py",),
     "serving/server/": ("tests/serving/server/",),
     "serving/client/": ("tests/serving/client/",),
@@ -51,6 +57,22 @@ ELSEWHERE = {
 BY_WORDS = {
     "pipeline/evaluate.py: evaluate": ("tests/pipeline/test_evaluate.py", "workers is 0"),
     "pipeline/kubeflow/compile.py: pipeline_documents": ("tests/pipeline/kubeflow/test_compile.py", '"Dockerfile"'),
+    "pipeline/kubeflow/connection.py: _certificates": (
+        "tests/pipeline/kubeflow/test_connection.py",
+        "nowhere is no file",
+    ),
+    "pipeline/kubeflow/connection.py: _token": (
+        "tests/pipeline/kubeflow/test_connection.py",
+        "its value holds no token",
+    ),
+    "components/storage/connection.py: locate": ("tests/components/storage/test_filesystem.py", "names no bucket"),
+    "components/storage/connection.py: _explanation": (
+        "tests/components/storage/test_filesystem.py",
+        "at http://127.0.0.1:9, wanted",
+    ),
+    "components/storage/filesystem.py: Bucket.glob": ("tests/components/storage/test_filesystem.py", "names no bucket"),
+    "components/storage/filesystem.py: Bucket.rmtree": ("tests/components/storage/test_filesystem.py", "whole bucket"),
+    "serving/viewer/scene.py: open_scene": ("tests/pipeline/test_view.py", "name one"),
     "pipeline/local_runner.py: _timed": ("tests/pipeline/test_local_runner.py", "stage Evaluator failed: ValueError"),
     "pipeline/rollback.py: roll_back": ("tests/pipeline/test_rollback.py", "found no version"),
     "components/imaging/phantom/cohort.py: _check": ("tests/imaging/test_phantom_cohort.py", '"seed -1"'),
@@ -60,6 +82,7 @@ BY_WORDS = {
 
 BY_CHANCE = {
     "pipeline/local_runner.py: _prepare.launch": "TFX found no inputs for a stage, which the order of stages rules out",
+    "components/storage/connection.py: explained": "names that Arrow's client itself refuses, other ones in each version",
     "serving/client/remote.py: RemoteModel.__init__": "arguments that the command line does not take",
     "serving/server/models.py: Models.__init__": "a model that vanishes between two looks",
 }
@@ -70,6 +93,8 @@ PASSED_ON = {
     "components/trainer/validation.py: validate",
     "components/trainer/validation.py: count_cases",
     "serving/client/remote.py: RemoteModel._look",
+    "pipeline/kubeflow/connection.py: _host",
+    "components/storage/mirror.py: as_named",
     "serving/client/remote.py: RemoteModel._final",
     "serving/prediction/outline.py: predict_volume",
 }

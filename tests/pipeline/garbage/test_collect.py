@@ -359,3 +359,14 @@ def test_the_command(tmp_path: Path) -> None:
 def test_it_starts_without_tensorflow() -> None:
     code = "import sys; import pipeline.garbage.collect; sys.exit(bool({'tensorflow', 'tfx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0
+
+
+def test_a_folder_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path / "out")
+    history.run("data", "recipe", PUSHED)
+    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
+    before = content(history.output)
+    with pytest.raises(UsageError, match="cannot write there; run this as the user whose runs they are"):
+        collect(history.output, 1)
+    assert content(history.output) == before
+    assert collect(history.output, 1, dry_run=True).plan.kept
