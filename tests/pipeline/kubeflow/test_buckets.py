@@ -33,15 +33,13 @@ class Place:
             load_config(folder / "clustered.yaml"), bucket.uri("data"), bucket.uri("output"), folder / "pipeline.yaml"
         )
 
-    def deliver(self, span: int, patients: int, seed: int) -> None:
-        """Puts a cohort there, and a scan without a mask."""
+    def deliver(self, span: int, patients: int, seed: int, prefix: str = "") -> None:
+        """Puts a cohort there, the very one of the test with a volume."""
         cohort = self.folder / f"cohort-{span}"
         write_cohort(cohort, patients=patients, seed=seed, size="tiny", workers=2)
-        found = sorted(cohort.rglob("*.nii.gz"))
-        for path in found:
-            name = f"{path.parent.name}/{span}-{path.name}"
+        for path in sorted(cohort.rglob("*.nii.gz")):
+            name = f"{path.parent.name}/{prefix}{path.name}"
             self.bucket.put(f"data/span-{span}/{name}", path.read_bytes())
-        self.bucket.put(f"data/span-{span}/images/lonely.nii.gz", found[0].read_bytes())
 
     def run(self) -> Run:
         return self.cluster.run(self.folder / "pipeline.yaml")
@@ -69,6 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, s3: Server) -> Iterator[Plac
 @pytest.fixture(scope="module")
 def first(place: Place) -> Run:
     place.deliver(1, patients=14, seed=3)
+    place.bucket.put("data/span-1/images/lonely.nii.gz", b"a scan without a mask")
     return place.run()
 
 
@@ -77,6 +76,7 @@ def read(path: Path) -> Any:
 
 
 def test_a_run_leaves_everything_in_the_bucket(place: Place, first: Run) -> None:
+    assert read(place.artifact(first, "Evaluator", "evaluation") / "verdict.json")["failures"] == []
     (version,) = place.served
     names = place.below(f"output/serving/ich/{version}/")
     assert {"variables/variables.index", "assets.extra/contract.json", "assets.extra/model_card.md"} < names
@@ -103,7 +103,7 @@ def test_scans_are_named_by_their_uris_and_the_report_does_without_their_picture
 
 def test_a_delivery_is_seen_and_compared_with_the_model_in_the_bucket(place: Place, first: Run) -> None:
     (before,) = place.served
-    place.deliver(2, patients=6, seed=4)
+    place.deliver(2, patients=6, seed=4, prefix="later-")
     run = place.run()
     assert set(run.cached) == {"CuratedSchema"}
     baseline = read(place.artifact(run, "Evaluator", "evaluation") / "verdict.json")["baseline"]
