@@ -82,7 +82,7 @@ BY_WORDS = {
 
 BY_CHANCE = {
     "pipeline/local_runner.py: _prepare.launch": "TFX found no inputs for a stage, which the order of stages rules out",
-    "components/storage/connection.py: explained": "names that Arrow's client itself refuses, other ones in each version",
+    "components/storage/connection.py: explained": "names that Arrow's client itself refuses, others in each version",
     "serving/client/remote.py: RemoteModel.__init__": "arguments that the command line does not take",
     "serving/server/models.py: Models.__init__": "a model that vanishes between two looks",
 }
