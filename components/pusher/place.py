@@ -31,8 +31,11 @@ def copy_whole(source: Path, target: Path, texts: Mapping[str, str]) -> None:
     Raises:
         OSError: Nothing has changed then.
     """
-    for leftover in target.parent.glob(".*.part"):
-        shutil.rmtree(leftover)
+    for leftover in target.parent.glob(".*.part"):  # a folder of a version, or the file that was to be models.config
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
     part = target.with_name(f".{target.name}.part")
     try:
         shutil.copytree(source, part)

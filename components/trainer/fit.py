@@ -19,6 +19,9 @@ from components.trainer.schedule import learning_rate
 from components.trainer.step import TrainStep, build_optimizer, make_train_step
 from components.trainer.validation import Validation
 
+LEAST_SECONDS, LOST_SHARE = 30.0, 0.04
+"""A checkpoint within an epoch is due after this share of the time spent so far, but not sooner than so."""
+
 TENSORBOARD = "tensorboard"
 """Folder of the event files, below the folder of the checkpoint."""
 
@@ -123,6 +126,11 @@ class _Run:
         self._checkpoint.save(self._state)
         self._saved = time.monotonic()
 
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is: in a short training sooner, so that a late kill costs but a small share of it."""
+        within = max(LEAST_SECONDS, LOST_SHARE * 60 * self._minutes())
+        return time.monotonic() - self._saved >= min(within, 60 * self._task.training["checkpoint_minutes"])
+
     def _minutes(self) -> float:
         return self._spent + (time.monotonic() - self._began) / 60
 
@@ -161,7 +169,7 @@ class _Run:
             self._progress.step(name, step, self._task.steps, f"{slices / (time.monotonic() - began):.1f} slices/s")
             if self._out_of_time():
                 break
-            if step < self._task.steps and time.monotonic() - self._saved >= 60 * training["checkpoint_minutes"]:
+            if step < self._task.steps and self._is_due():
                 state.epoch_steps, state.epoch_losses = step, [float(loss) for loss in losses]
                 self._save()
         loss = float(tf.reduce_mean(losses))

@@ -76,7 +76,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
     """What the stages do instead of TFX's; change it to make them fail."""
     made: dict[str, Callable[[], Any]] = {}
 
-    def prepare(config: Config, data: Path, folders: local_runner.Folders) -> Any:
+    def prepare(config: Config, data: Path, folders: local_runner.Folders, key: str) -> Any:
         serving = folders.serving(config.output.model_name)
 
         def evaluate() -> Any:
