@@ -19,8 +19,8 @@ from components.trainer.schedule import learning_rate
 from components.trainer.step import TrainStep, build_optimizer, make_train_step
 from components.trainer.validation import Validation
 
-LEAST_SECONDS, LOST_SHARE = 30.0, 0.04
-"""A checkpoint within an epoch is due after this share of the time spent so far, but not sooner than so."""
+LOST_SHARE, COST_SHARE = 0.04, 0.05
+"""Of a training's time: how much a kill may lose, and how much checkpoints within epochs may take."""
 
 TENSORBOARD = "tensorboard"
 """Folder of the event files, below the folder of the checkpoint."""
@@ -104,7 +104,7 @@ class _Run:
         self._state = state
         with task.strategy.scope():
             self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
-        self._spent = state.minutes
+        self._spent, self._cost = state.minutes, 0.0
         self._began = self._saved = time.monotonic()
 
     def train(self) -> None:
@@ -123,12 +123,14 @@ class _Run:
 
     def _save(self) -> None:
         self._state.minutes = self._minutes()
+        began = time.monotonic()
         self._checkpoint.save(self._state)
         self._saved = time.monotonic()
+        self._cost = self._saved - began
 
     def _is_due(self) -> bool:
         """Whether a checkpoint is: in a short training sooner, so that a late kill costs but a small share of it."""
-        within = max(LEAST_SECONDS, LOST_SHARE * 60 * self._minutes())
+        within = max(LOST_SHARE * 60 * self._minutes(), self._cost / COST_SHARE)
         return time.monotonic() - self._saved >= min(within, 60 * self._task.training["checkpoint_minutes"])
 
     def _minutes(self) -> float:

@@ -113,7 +113,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     server = ForkServer()
     folder = tmp_path_factory.mktemp("crash")
     (folder / "config.yaml").write_text(json.dumps(SETTINGS))  # JSON is YAML
-    rows = []
+    rows: list[list[str]] = []
     for split, count in SPLITS.items():
         for number in range(count):
             name = f"{split}{number}"

@@ -12,12 +12,16 @@ import importlib
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import tensorflow as tf
 
 import tests.models
-from pipeline import cli, obstacles
+from components.data_validator import store
+from components.pusher import executor as pusher
+from components.pusher import place
+from pipeline import cli, local_runner, obstacles
 from serving.manifests.models_config import FILE_NAME as MODELS_CONFIG
 from serving.manifests.models_config import read_labels
 from serving.versions import CONTRACT_FILE, read_contract, versions
@@ -26,7 +30,7 @@ from tests.crash.points import arm
 for module in ("pipeline.pipeline", "pipeline.predict", "components.trainer.run_fn", "tensorflow_model_analysis"):
     importlib.import_module(module)
 
-LOAD_SECONDS = 2.0
+LOAD_SECONDS = 5.0
 """Between two loads of the same version by TensorFlow; its files are looked at all the time."""
 
 
@@ -51,16 +55,22 @@ def ich(
 
 
 def _set_clock(seconds: float) -> None:
-    """Lets Python's clocks be wrong; the one for intervals is not touched, as it is not when a clock is set."""
-    true, class_ = time.time, datetime.datetime
-    time.time = lambda: true() + seconds  # type: ignore[assignment]
+    """Lets the clock be wrong for all that names something by it; that for intervals is never set.
 
-    class Wrong(class_):  # type: ignore[misc, valid-type]
+    Not for everybody: Beam pickles functions of the modules themselves.
+    """
+
+    class Wrong(datetime.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return class_.fromtimestamp(time.time(), tz)
+            return datetime.datetime.now(tz) + datetime.timedelta(seconds=seconds)
 
-    datetime.datetime = Wrong  # type: ignore[misc]
+    wrong_time = SimpleNamespace(**{**vars(time), "time": lambda: time.time() + seconds})
+    wrong_datetime = SimpleNamespace(**{**vars(datetime), "datetime": Wrong})
+    for module in (local_runner, place, pusher, store):
+        for name, wrong in (("time", wrong_time), ("datetime", wrong_datetime)):
+            if hasattr(module, name):
+                setattr(module, name, wrong)
 
 
 def export(folder: str, changes: dict[str, Any]) -> None:
@@ -99,7 +109,7 @@ def watch(folder: str, stop: str, report: str) -> int:
                 assert text == (newest / CONTRACT_FILE).read_bytes(), newest
                 loads, loaded = loads + 1, (newest.name, time.monotonic())
             looks += 1
-            time.sleep(0.03)
+            time.sleep(0.05)
     finally:
         Path(report).write_text(json.dumps({"looks": looks, "loads": loads, "versions": list(digests)}))
     return 0

@@ -110,13 +110,14 @@ def arm(
     sys.addaudithook(lambda event, arguments: _audit(points, event, arguments))
     _watch_tensorflow(points)
     if trace:
-        remember = local_runner.write_last_run
+        runner: Any = local_runner
+        remember = runner.write_last_run
 
         def write_last_run(*arguments: Any) -> None:
             remember(*arguments)
             Path(trace).write_text(json.dumps(points.passed))
 
-        local_runner.write_last_run = write_last_run
+        runner.write_last_run = write_last_run
 
 
 def _watch_stages(points: _Points) -> None:

@@ -7,6 +7,7 @@ have no threads yet when the fork is made.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -70,6 +71,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the imports print
     forked = importlib.import_module("tests.crash.forked")
+    gc.freeze()
     for line in sys.stdin:
         question = json.loads(line)
         if "wait" in question:

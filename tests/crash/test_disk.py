@@ -43,8 +43,9 @@ def test_a_full_or_read_only_disk_loses_nothing(lab: Lab, undisturbed: Undisturb
             ("Evaluator", "registered", 1, 0),
             ("Pusher", "writes", 8, 0),
         ]:
-            fill = {"stage": stage, "point": point, "count": count, "filler": str(filler), "room": room}
-            code, printed = lab.run(output, action="fill", clock=YEARS, **fill)
+            code, printed = lab.run(
+                output, clock=YEARS, stage=stage, point=point, count=count, action="fill", filler=str(filler), room=room
+            )
             assert code == 1, printed
             error = printed[printed.index("error: ") :]
             assert error.startswith(f"error: {output}: no space left on the device ("), printed

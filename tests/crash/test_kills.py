@@ -36,17 +36,14 @@ def kills(passed: dict[str, int]) -> Iterator[Kill]:
         written = passed[f"{stage}/{WRITES}"]
         yield stage, WRITES, (written + 1) // 2
         if stage == "Trainer":  # each time it goes on from a checkpoint, and at last it exports
-            yield stage, WRITES, 1
             yield stage, WRITES, written // 4
-            yield stage, WRITES, written // 5
             yield stage, WRITES, 2
         if stage == "Pusher":
-            yield stage, WRITES, written - 2
-            yield stage, WRITES, written
+            yield stage, WRITES, written - 2  # the model is in service, and nobody has told the labels
         yield stage, UNPUBLISHED, 1
         if stage in ("NiftiExampleGen", "Trainer", "Pusher"):
             yield stage, PUBLISHED, 1
-    yield RUNNER, WRITES, passed[f"{RUNNER}/{WRITES}"] - 1  # the last run's record
+    yield RUNNER, WRITES, passed[f"{RUNNER}/{WRITES}"] - 2  # the last run's record
 
 
 def summary(output: Path) -> dict[str, Any]:
@@ -93,13 +90,13 @@ def test_a_run_that_is_killed_everywhere_ends_like_one_that_is_not(lab: Lab, und
             print(f"{stage}/{point}/{count}: {time.monotonic() - began:.1f} s", flush=True)
             assert code == -signal.SIGKILL, printed
             assert_left_whole(output)
-            newest = output_status(output)["runs"][0]
-            assert newest["state"] == "killed", newest
-            cached = {entry["name"] for entry in summary(output)["stages"] if entry.get("cached")}
-            assert done <= cached or stage in ("Pusher", RUNNER), (stage, point, done - cached)
             resumed += "resuming after epoch" in printed
-            if (stage != RUNNER and point == PUBLISHED) or point == UNPUBLISHED:
-                done |= {entry["name"] for entry in summary(output)["stages"][1:-1]}
+            if stage != RUNNER:
+                stages = summary(output)["stages"]
+                assert output_status(output)["runs"][0]["state"] == "killed" and stages[-1]["name"] == stage
+                again = [name for name in done if not _entry(stages, name).get("cached")]
+                assert not again or len(versions(folder)) > 1, (stage, point, again)
+                done |= {entry["name"] for entry in stages[1:-1]}
         code, printed = lab.run(output)
     assert code == 0, printed
     assert resumed >= 2

@@ -304,6 +304,7 @@ def test_leftovers_of_a_killed_push_are_cleaned(tmp_path: Path) -> None:
     unloadable(base / ".1600000000.part")
     unloadable(base / f".{NOW}.part", data_fingerprint="half")
     (base / f".{NOW}.part" / "stray").touch()
+    (base / ".models.config.x7z.part").touch()
     (base / ".keep").touch()  # not ours
     push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
     assert sorted(path.name for path in base.iterdir()) == [".keep", str(NOW), "models.config"]
