@@ -353,7 +353,7 @@ class TrainingConfig(Section):
         None, gt=0, description="stop, validate and keep the best after so long; all folds together"
     )
     checkpoint_minutes: float = Field(
-        5.0, gt=0, description="minutes between checkpoints within an epoch; there is one at its end anyway"
+        5.0, gt=0, description="minutes between checkpoints within an epoch, fewer early on; one is at its end anyway"
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="auto: bfloat16 where the machine has it and the network can, else float32"

@@ -46,10 +46,21 @@ def captured(log: Path, *, verbose: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for descriptor, file in ((1, sys.stdout), (2, sys.stderr)):
+            _flush(descriptor, file)
         _terminal.close()
         _terminal = None
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+def _flush(descriptor: int, file: TextIO) -> None:
+    """Writes what waits; where the log's disk is full it is dropped, for else it would come out on the terminal."""
+    try:
+        file.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+        file.flush()

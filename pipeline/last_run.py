@@ -12,7 +12,7 @@ from components.imaging.nifti import write_bytes
 from pipeline.code_version import all_parts, code_version
 from pipeline.config import NO_RESULT, Config
 
-FILE_NAME = "last_run.json"
+FILE_NAME, BEGAN_FILE = "last_run.json", "began.json"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class LastRun:
         held: Whether findings against the data held the push.
         unservable: Whether the model could not be served as it must.
         data: Hash of the data's files alone; empty in the record of an older program.
+        serving: All versions after it, as in `Began`.
     """
 
     key: str
@@ -36,6 +37,7 @@ class LastRun:
     held: bool
     unservable: bool = False
     data: str = ""
+    serving: str = ""
 
     def text(self, *, wholly: bool = True) -> str:
         """One line for the user.
@@ -80,3 +82,48 @@ def read_last_run(root: Path) -> LastRun | None:
 def write_last_run(root: Path, last: LastRun) -> None:
     """Remembers a run."""
     write_bytes(root / FILE_NAME, json.dumps(asdict(last), indent=1).encode())
+
+
+@dataclass(frozen=True)
+class Began:
+    """What a run found that it changes itself.
+
+    The same run again must find what it found, or it would take its own traces for news: compare its data with
+    itself, and its model.
+
+    Attributes:
+        key: Of the run, from `current_key`.
+        serving: Versions in service, oldest first, with commas.
+        statistics: What data was known, as `components.data_validator.store.state` has it.
+    """
+
+    key: str
+    serving: str
+    statistics: str
+
+
+def begin(root: Path, now: Began) -> Began:
+    """What a run goes by; it is remembered for the same run again.
+
+    Args:
+        root: The output folder.
+        now: What there is now.
+
+    Returns:
+        What was there before where it is the same run again, which was killed or is forced, and nobody else has put
+        anything in service or taken it away since; else `now`.
+    """
+    try:
+        before = Began(**json.loads((root / BEGAN_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        before = None
+    if before is not None and before.key == now.key and _known(before) <= _known(now):
+        last = read_last_run(root)
+        if now.serving == (last.serving if last is not None and last.key == now.key else before.serving):
+            return before
+    write_bytes(root / BEGAN_FILE, json.dumps(asdict(now), indent=1).encode())
+    return now
+
+
+def _known(began: Began) -> set[str]:
+    return set(filter(None, began.statistics.split(",")))

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import time
 import traceback
 import warnings
@@ -27,11 +26,14 @@ from components.servability.rules import in_short
 from components.tuner.summary import search_summary
 from pipeline.config import Config
 from pipeline.console import captured, say
-from pipeline.last_run import LastRun, current_key, read_last_run, write_last_run
+from pipeline.last_run import Began, LastRun, begin, current_key, read_last_run, write_last_run
 from pipeline.lock import locked
+from pipeline.obstacles import obstacle, wait_for_metadata
 from serving.versions import versions
 
 PUSHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
+
+_RUN = "%Y%m%dT%H%M%S"
 
 
 @dataclass
@@ -141,16 +143,19 @@ def run_pipeline(
     """
     folders = Folders(output.resolve())
     _writable(folders.root)
-    started = datetime.datetime.now(datetime.UTC)
-    with locked(folders.root, f"{started:%Y%m%dT%H%M%S}"):
-        return _run(config, data, folders, started, verbose=verbose, force=force, if_new_data=if_new_data)
+    run = _next_run(folders)
+    try:
+        with locked(folders.root, run):
+            return _run(config, data, folders, run, verbose=verbose, force=force, if_new_data=if_new_data)
+    except OSError as error:  # between the stages: of the run's own records
+        raise obstacle(error, folders.root) or error from None
 
 
 def _run(
     config: Config,
     data: Path,
     folders: Folders,
-    started: datetime.datetime,
+    run: str,
     *,
     verbose: bool,
     force: bool,
@@ -166,14 +171,14 @@ def _run(
         earlier = _earlier_outcome(folders, last, served, wholly=last.key == key) if same else None
         if earlier is not None:
             return earlier
-    run = f"{started:%Y%m%dT%H%M%S}"
     log = folders.logs / f"{run}.log"
     stages: list[dict[str, Any]] = []
     with captured(log, verbose=verbose):
         try:
             with _timed(stages, "start", log):
                 _write_summary(folders, run, config, data, stages)
-                nodes = list(_prepare(config, data.resolve(), folders))
+                nodes = list(_prepare(config, data.resolve(), folders, key))
+                gc.freeze()  # what the imports made stays: half a second saved each time that Python looks for garbage
             outputs: dict[str, dict[str, Path]] = {}
             for name, launch in nodes:
                 with _timed(stages, name, log) as stage:
@@ -184,14 +189,16 @@ def _run(
                         stage["note"] = _publish_report(name, outputs[name]["report"], folders.reports / run)
                     else:
                         stage["note"] = _note(name, outputs[name])
-                _give_memory_back()
+                if not stage["cached"]:
+                    _give_memory_back()
             verdict = _read(outputs["Evaluator"]["evaluation"] / "verdict.json")
             findings = _read(outputs["DataValidator"]["report"] / "findings.json")
             servability = _read(outputs["Servability"]["blessing"] / SERVABILITY)
         except BaseException as error:
-            _write_summary(folders, run, config, data, stages, error=error)
-            if isinstance(error, Exception):  # whoever interrupts does not want to wait
-                _complete_report(folders.reports / run, stages, error=str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):  # what ended the run may be that nothing can be written
+                _write_summary(folders, run, config, data, stages, error=error)
+                if isinstance(error, Exception):  # whoever interrupts does not want to wait
+                    _complete_report(folders.reports / run, stages, error=str(error) or type(error).__name__)
             raise
         served = versions(folders.serving(config.output.model_name))
         outcome = Outcome(PUSHED, verdict, served[-1] if served else None, log, stages, findings, servability)
@@ -200,7 +207,10 @@ def _run(
         version = outcome.model.name if outcome.model and outcome.exit_code == PUSHED else None
         _complete_report(folders.reports / run, stages, version=version, servability=servability)
     _write_summary(folders, run, config, data, stages, outcome=outcome)
-    last = LastRun(key, run, outcome.exit_code, _newest(served), bool(outcome.held), bool(outcome.unservable), files)
+    last = LastRun(
+        key, run, outcome.exit_code, _newest(served), bool(outcome.held), bool(outcome.unservable), files,
+        _state(served),
+    )  # fmt: skip
     write_last_run(folders.root, last)
     return outcome
 
@@ -231,6 +241,19 @@ def _newest(served: list[Path]) -> str | None:
     return served[-1].name if served else None
 
 
+def _state(served: list[Path]) -> str:
+    return ",".join(path.name for path in served)
+
+
+def _next_run(folders: Folders) -> str:
+    """The name of a run: the time, but behind all others, also where the clock was set back or runs are short."""
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    for path in (*folders.runs.glob("*.json"), *folders.logs.glob("*.log")):
+        with contextlib.suppress(ValueError):
+            now = max(now, datetime.datetime.strptime(path.stem, _RUN) + datetime.timedelta(seconds=1))
+    return now.strftime(_RUN)
+
+
 def _preflight(config: Config, data: Path) -> Cohort:
     """Finds within a second what would else fail after TFX has started."""
     from components.nifti_example_gen.layout import find_cases, layouts
@@ -252,7 +275,7 @@ def _preflight(config: Config, data: Path) -> Cohort:
     return cohort
 
 
-def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str, Any]]:
+def _prepare(config: Config, data: Path, folders: Folders, key: str) -> Iterator[tuple[str, Any]]:
     """Compiles the pipeline; yields each stage's name and what runs it, in order."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     warnings.filterwarnings("ignore")
@@ -274,6 +297,8 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     # where one looks for it, it is discarded.
     flags.FLAGS(["ich", "--tfxio_use_byte_size_batching"])
     serving = folders.serving(config.output.model_name)
+    now = Began(key, serving_state(str(serving)), statistics_state(str(folders.statistics)))
+    began = begin(folders.root, now)
     pipeline = create_pipeline(
         config,
         Places(
@@ -284,7 +309,7 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
             work=str(folders.work),
             metadata=folders.metadata,
         ),
-        State(statistics=statistics_state(str(folders.statistics)), serving=serving_state(str(serving))),
+        State(statistics=began.statistics, serving=began.serving),
     )
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(
@@ -294,6 +319,15 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
     connection = getattr(
         deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
     )
+
+    class Store(metadata.Metadata):
+        """Waits for another program that has locked the database, at the start of a stage as at its end."""
+
+        def __enter__(self) -> Any:
+            if not self._users:
+                wait_for_metadata(folders.metadata)
+            return super().__enter__()
+
     for node in ir.nodes:
         stage = node.pipeline_node
         name = stage.node_info.id
@@ -302,13 +336,13 @@ def _prepare(config: Config, data: Path, folders: Folders) -> Iterator[tuple[str
             """Runs one stage; returns whether its earlier result was reused, and its output folders."""
             info = launcher.Launcher(
                 pipeline_node=stage,
-                mlmd_connection=metadata.Metadata(connection),
+                mlmd_connection=Store(connection),
                 pipeline_info=ir.pipeline_info,
                 pipeline_runtime_spec=ir.runtime_spec,
                 executor_spec=runner_utils.extract_executor_spec(deployment, name),
                 custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
             ).launch()
-            with metadata.Metadata(connection) as handle:
+            with Store(connection) as handle:
                 (execution,) = handle.store.get_executions_by_id([info.execution_id])
                 if not execution_lib.is_execution_successful(execution):
                     raise IchError(f"stage {name} did not run: its inputs could not be resolved")
@@ -335,10 +369,13 @@ def _timed(stages: list[dict[str, Any]], name: str, log: Path) -> Iterator[dict[
         raise
     except Exception as error:
         stage["state"] = "failed"
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
         cause = root_cause(error)
         if isinstance(cause, IchError):
             raise cause from None
+        if hindered := obstacle(error, log.parents[1]):
+            raise hindered from None
         text = " ".join(str(cause).split())[:500]
         raise IchError(f"stage {name} failed: {type(cause).__name__}: {text}\nthe whole story is in {log}") from None
     else:
@@ -401,10 +438,11 @@ _REPORTS = {"DataReporter": ("data_report", "data", "data"), "RunReporter": ("ru
 
 def _publish_report(stage: str, made: Path, folder: Path) -> str:
     """Copies a page to where it is looked for; returns what to say of it."""
+    from components.imaging.nifti import write_bytes
+
     name, page, content = _REPORTS[stage]
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(made / f"{name}.html", folder / f"{page}.html")
-    shutil.copyfile(made / f"{name}.json", folder / f"{content}.json")
+    for source, target in ((f"{name}.html", f"{page}.html"), (f"{name}.json", f"{content}.json")):
+        write_bytes(folder / target, (made / source).read_bytes())
     return f"{_read(folder / f'{content}.json')['verdict']['status']}: {folder / f'{page}.html'}"
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from components.imaging.errors import UsageError
 
 FILE_NAME = ".lock"
+
+LOOK_SECONDS = 1.0
+"""How long others may hold the lock who only look whether a run is under way."""
 
 
 @contextlib.contextmanager
@@ -25,9 +30,7 @@ def locked(root: Path, run: str) -> Iterator[None]:
         UsageError: A run is under way.
     """
     with (root / FILE_NAME).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _taken(file):
             other = holder(root) or "another one"
             raise UsageError(
                 f"{root}: a run ({other}) is under way there; wait for it, or choose another --output"
@@ -38,6 +41,20 @@ def locked(root: Path, run: str) -> Iterator[None]:
         os.fsync(file.fileno())
         yield
         file.truncate(0)
+
+
+def _taken(file: IO[str]) -> bool:
+    """Takes the lock, if nobody has it who keeps it."""
+    given_up = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > given_up:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def holder(root: Path) -> str | None:

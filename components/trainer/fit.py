@@ -20,6 +20,9 @@ from components.trainer.schedule import learning_rate
 from components.trainer.step import TrainStep, build_optimizer, make_train_step
 from components.trainer.validation import Validation
 
+LOST_SHARE, COST_SHARE = 0.04, 0.05
+"""Of a training's time: how much a kill may lose, and how much checkpoints within epochs may take."""
+
 TENSORBOARD = "tensorboard"
 """Folder of the event files, below the folder of the checkpoint."""
 
@@ -102,7 +105,7 @@ class _Run:
         self._state = state
         with task.strategy.scope():
             self._step: TrainStep = make_train_step(task.network, optimizer, task.training)
-        self._spent = state.minutes
+        self._spent, self._cost = state.minutes, 0.0
         self._began = self._saved = time.monotonic()
 
     def train(self) -> None:
@@ -120,8 +123,15 @@ class _Run:
 
     def _save(self) -> None:
         self._state.minutes = self._minutes()
+        began = time.monotonic()
         self._checkpoint.save(self._state)
         self._saved = time.monotonic()
+        self._cost = self._saved - began
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is: in a short training sooner, so that a late kill costs but a small share of it."""
+        within = max(LOST_SHARE * 60 * self._minutes(), self._cost / COST_SHARE)
+        return time.monotonic() - self._saved >= min(within, 60 * self._task.training["checkpoint_minutes"])
 
     def _minutes(self) -> float:
         return self._spent + (time.monotonic() - self._began) / 60
@@ -161,7 +171,7 @@ class _Run:
             self._progress.step(name, step, self._task.steps, f"{slices / (time.monotonic() - began):.1f} slices/s")
             if self._out_of_time():
                 break
-            if step < self._task.steps and time.monotonic() - self._saved >= 60 * training["checkpoint_minutes"]:
+            if step < self._task.steps and self._is_due():
                 state.epoch_steps, state.epoch_losses = step, [float(loss) for loss in losses]
                 self._save()
         loss = float(tf.reduce_mean(losses))

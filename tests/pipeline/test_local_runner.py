@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -78,7 +79,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
     """What the stages do instead of TFX's; change it to make them fail."""
     made: dict[str, Callable[[], Any]] = {}
 
-    def prepare(config: Config, data: Path, folders: local_runner.Folders) -> Any:
+    def prepare(config: Config, data: Path, folders: local_runner.Folders, key: str) -> Any:
         serving = folders.serving(config.output.model_name)
 
         def evaluate() -> Any:
@@ -611,6 +612,35 @@ def test_a_second_run_in_the_same_folder_is_refused_before_it_touches_anything(d
     with locked(output, "20260101T000000"), pytest.raises(UsageError, match=r"20260101T000000.*is under way there"):
         run_pipeline(CONFIG, data, output)
     assert [path.name for path in output.iterdir()] == [".lock"]
+
+
+def test_names_of_runs_are_in_order_whatever_the_clock_says(
+    data: Path, tmp_path: Path, stages: dict[str, Callable[[], Any]]
+) -> None:
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    (tmp_path / "out" / "runs" / "20991231T235959.json").write_text("{}")
+    (tmp_path / "out" / "runs" / "notes.json").write_text("{}")
+    for _ in range(2):
+        run(data, tmp_path / "out", force=True)
+    assert sorted(path.stem for path in (tmp_path / "out" / "runs").iterdir())[1:] == [
+        "21000101T000000", "21000101T000001", "notes",
+    ]  # fmt: skip
+
+
+def test_a_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made").mkdir()
+    for name, text in (("run_report.html", "<html>"), ("run_report.json", '{"verdict": {"status": "passed"}}')):
+        (tmp_path / "made" / name).write_text(text)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        local_runner._publish_report("RunReporter", tmp_path / "made", tmp_path / "reports")
+    assert list((tmp_path / "reports").iterdir()) == []
+    told = local_runner._publish_report("RunReporter", tmp_path / "made", tmp_path / "reports")
+    assert told == f"passed: {tmp_path}/reports/index.html"
 
 
 def test_a_killed_run_leaves_a_summary_of_how_far_it_came(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from components.imaging.errors import UsageError
-from pipeline.lock import holder, locked
+from pipeline.lock import FILE_NAME, LOOK_SECONDS, holder, locked
 
 HOLD = """
 import sys, time
@@ -42,3 +44,14 @@ def test_a_run_that_fails_lets_go(tmp_path: Path) -> None:
         raise ValueError("no")
     with locked(tmp_path, "b"):
         assert holder(tmp_path) == "b"
+
+
+def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """`ich status` holds the lock for a moment."""
+    with (tmp_path / FILE_NAME).open("a+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(LOOK_SECONDS / 4, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        timer.start()
+        with locked(tmp_path, "a"):
+            assert holder(tmp_path) == "a"
+        timer.join()

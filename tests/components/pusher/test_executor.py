@@ -370,6 +370,7 @@ def test_leftovers_of_a_killed_push_are_cleaned(tmp_path: Path) -> None:
     unloadable(base / ".1600000000.part")
     unloadable(base / f".{NOW}.part", data_fingerprint="half")
     (base / f".{NOW}.part" / "stray").touch()
+    (base / ".models.config.x7z.part").touch()
     (base / ".keep").touch()  # not ours
     (base / ".models.config.x1.part").touch()  # of one that was killed as it moved the labels
     push(candidate(tmp_path / "model"), base, tmp_path / "pushed")
