@@ -213,16 +213,33 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[round(index * step)] for index in range(count)]
 
 
+def _origins_of_their_own(pair: Pair, left: Sequence[Template]) -> set[frozenset[str]]:
+    """Places besides the pair's that have scans and masks of their own: they are sources, whatever their case ids."""
+    own = {pair.image.origin, pair.mask.origin}
+    by_origin: dict[frozenset[str], list[Template]] = defaultdict(list)
+    for reading in left:
+        if reading.files and reading.origin not in own:
+            by_origin[reading.origin].append(reading)
+    return {
+        origin
+        for origin, found in by_origin.items()
+        if any(_evidence(a, b) and a.files.keys() & b.files.keys() for a, b in itertools.combinations(found[:40], 2))
+    }
+
+
 def _others(pair: Pair, readings: Sequence[Template], looks: Looks) -> Iterator[Other]:
     """Readings of other files for at least half of the same cases, from the same place: each file in one of them."""
     keys = set(pair.keys)
     used = pair.files
+    left = [reading.without(used) for reading in readings]
+    elsewhere = _origins_of_their_own(pair, left)
     claimed: set[str] = set()
     fitting = []
     for reading in readings:
         files = {key: path for key, path in reading.files.items() if path not in used}
         shared = len(keys & files.keys())
         near = max(_together(reading, pair.image), _together(reading, pair.mask)) >= 0.7
+        near = near and reading.origin not in elsewhere
         if near and shared and shared >= len(files) / 2 and 2 * shared >= min(len(keys), len(files)):
             fitting.append((reading.without(used), shared))
     for reading, shared in sorted(fitting, key=lambda item: (-item[1], item[0].cuts, item[0].pattern)):

@@ -122,7 +122,7 @@ def propose(root: Path, manifest_path: Path) -> Proposal:
         cohort = _from_pairs(made, pairs, manifest_path)
     made.cases, made.incomplete = len(cohort.cases), len(cohort.quarantined)
     _labels(made, cohort.cases)
-    _grid(made, read_grids(spread([case.image for case in cohort.cases], _HEADERS_READ)))
+    propose_grid(made, read_grids(spread([case.image for case in cohort.cases], _HEADERS_READ)))
     _splits(made, cohort.cases)
     made.minutes = _minutes(made)
     _tell_incomplete(made, cohort)
@@ -201,6 +201,9 @@ def _from_pairs(made: Proposal, pairs: Sequence[Pair], manifest_path: Path) -> C
             if found_files <= wanted and len(found_files) + older == len(wanted) and few:
                 made.guesses += guesses
                 made.sources = dict(Counter(case.source for case in cohort.cases)) if len(pairs) > 1 else {}
+                ids = Counter(case for pair in pairs for case in {pair.image.cases[key] for key in pair.keys})
+                if shared := sum(count > 1 for count in ids.values()):
+                    made.notes.append(f"{shared} case ids are in several sources, and count as different people there")
                 return cohort
             if not few:
                 reason = f"{len(cohort.quarantined)} files have no partner, and more than {limit:.0%} stop a run"
@@ -277,7 +280,9 @@ def _labels(made: Proposal, cases: Sequence[Case]) -> None:
             seen = ", ".join(map(str, masks.labels))
             made.guesses.append(Guess(key, labels, f"labels {seen} in {of}; strike what is no blood"))
         if masks.empty:
-            made.notes.append(f"{where}{masks.empty} of {of} are empty: scans without blood, or without an outline?")
+            made.notes.append(
+                f"{where}{masks.empty} of {masks.read} masks are empty: scans without blood, or without an outline?"
+            )
     made.lesion_slices = lesion_slices
 
 
@@ -293,7 +298,13 @@ def _minutes(made: Proposal) -> float | None:
     return training.epochs * drawn * _SLICE_S * size**2 / allowed_processors() / 60
 
 
-def _grid(made: Proposal, grids: Grids | None) -> None:
+def propose_grid(made: Proposal, grids: Grids | None) -> None:
+    """Adds what of the grid is better not left as it is.
+
+    Args:
+        made: The proposal.
+        grids: The grids of some scans; None where no header could be read.
+    """
     if grids is None:
         made.notes.append("no header could be read; the grid is left as it is")
         return

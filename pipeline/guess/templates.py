@@ -26,6 +26,7 @@ _COMMON_AFFIX = 0.02
 """Share of the files that must have an ending for it to be one, unless its words say what the file is."""
 _MOST_SCANS_OF_A_PATIENT = 6
 """On average; a folder with more is a site's or a delivery's."""
+_ROLES = MASK | IMAGE | STRUCTURE
 _MANY = 3
 """So many folders side by side may be patients although their names have no number."""
 
@@ -61,10 +62,10 @@ class Template:
 
     @cached_property
     def origin(self) -> frozenset[str]:
-        """Words and numbers that say where the files come from, not what they are."""
-        folders, _, name = _letters(self.pattern).rpartition("/")
-        numbers = frozenset(re.findall(r"\d+", folders))
-        return (words(folders) | words(name) | numbers) - MASK - IMAGE - STRUCTURE
+        """What says where the files come from, not what they are: of each folder, and of the name."""
+        *folders, name = _letters(self.pattern).split("/")
+        said = [*(sorted(words(folder)) + re.findall(r"\d+", folder) for folder in folders), sorted(words(name))]
+        return frozenset(" ".join(word for word in one if word not in _ROLES) for one in said) - {""}
 
     def without(self, paths: frozenset[str]) -> Template:
         """Itself with fewer files."""

@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.nifti_example_gen.layout import Cohort, find_cases
+from components.nifti_example_gen.splits import deal
 from pipeline.config import Config, load_config
-from pipeline.guess.propose import Proposal, propose
+from pipeline.guess.content import read_grids
+from pipeline.guess.propose import Proposal, propose, propose_grid
 from pipeline.guess.write import to_yaml
 from tests.pipeline.guess.folders import Folder, Pairs, mask, scan
 
@@ -169,6 +173,76 @@ def test_sources_of_equal_ids_stay_apart(folder: Folder) -> None:
     assert set(config.data.sources) == {"berlin", "paris"}
     assert paired(folder, cohort) == folder.pairs
     assert (made.sources, made.incomplete) == ({"berlin": 8, "paris": 8}, 4)
+
+
+def test_a_source_whose_name_begins_as_anothers(folder: Folder) -> None:
+    for number in range(5):
+        for source in ("a", "a_b"):
+            folder.case(f"{source}/images/{number}.nii.gz", f"{source}/masks/{number}.nii.gz")
+    made, config, cohort = found(folder)
+    assert len(config.data.sources) == 2 and made.unexplained == []
+    assert paired(folder, cohort) == folder.pairs
+    assert "5 case ids are in several sources, and count as different people there" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted"), [((1,), None), ((255,), None), ((1, 2, 5), [1, 2, 3, 4, 5]), ((10, 20), [10, 20])]
+)
+def test_labels(folder: Folder, labels: tuple[int, ...], wanted: list[int] | None) -> None:
+    for number in range(5):
+        folder.case(f"images/{number}.nii.gz", f"masks/{number}.nii.gz", labels=labels if number else ())
+    made, config, _ = found(folder)
+    assert config.data.lesion_labels == wanted
+    assert any(note.startswith("1 of 5 masks are empty") for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "zooms", "wanted"),
+    [
+        ((512, 512, 32), (0.45, 0.45, 5.0), {"context_slices": 1}),
+        ((512, 512, 8), (0.45, 0.45, 5.0), {}),
+        ((128, 128, 24), (1.8, 1.8, 5.0), {"size": 128, "spacing_mm": 1.8, "context_slices": 1}),
+        ((30, 512, 512), (5.0, 0.45, 0.45), {"context_slices": 1}),
+    ],
+)
+def test_grids(tmp_path: Path, pixels: tuple[int, ...], zooms: tuple[float, ...], wanted: dict[str, float]) -> None:
+    image = nib.Nifti1Image(np.zeros(pixels, np.uint8), np.diag([*zooms, 1.0]))
+    nib.save(image, tmp_path / "scan.nii")
+    made = Proposal(tmp_path, "x")
+    propose_grid(made, read_grids([tmp_path / "scan.nii"]))
+    assert made.tree().get("grid", {}) == wanted
+
+
+@pytest.mark.parametrize("patients", [3, 6, 15, 30])
+def test_a_small_cohort_fills_every_split(folder: Folder, patients: int) -> None:
+    for number in range(patients):
+        folder.case(f"images/{number}.nii.gz", f"masks/{number}.nii.gz")
+    made, config, cohort = found(folder)
+    counts = {name: len(cases) for name, cases in deal(cohort.cases, config.splits.model_dump()).items()}
+    assert counts == made.patients  # none is empty, or it would have been refused
+    assert counts["train"] >= counts["val"] and counts["train"] >= counts["test"]
+
+
+def test_two_patients_are_too_few_and_told_so(folder: Folder) -> None:
+    for number in range(2):
+        folder.case(f"images/{number}.nii.gz", f"masks/{number}.nii.gz")
+    made, _, _ = found(folder)
+    assert any("2 patients fill no three splits" in note for note in made.notes)
+
+
+def test_links_that_go_round_and_names_that_mean_something_in_patterns(folder: Folder) -> None:
+    for number in range(4):
+        folder.case(f"set [1]/im ages/{number}.nii.gz", f"set [1]/ma sks/{number}.nii.gz")
+    (folder.root / "set [1]" / "back").symlink_to(folder.root)
+    _, _, cohort = found(folder)
+    assert paired(folder, cohort) == folder.pairs
+
+
+def test_both_extensions_in_one_folder(folder: Folder) -> None:
+    for number in range(6):
+        folder.case(f"images/{number}{'.nii' if number % 2 else '.nii.gz'}", f"masks/{number}.nii.gz")
+    _, config, cohort = found(folder)
+    assert config.data.image == "images/{case}.nii*" and paired(folder, cohort) == folder.pairs
 
 
 def test_nnunet_in_full(folder: Folder) -> None:
