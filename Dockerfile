@@ -1,6 +1,6 @@
 # One image for the command line and for every stage on Kubeflow, whose containers name their own command
 # (python -m pipeline.kubeflow.entrypoint). Build: docker build -t ich .
-# Use: docker run -v "$PWD:/data" ich predict /data/scan.nii.gz -o /data/out
+# Use: docker run -v "$PWD:/data" ich predict /data/017.nii.gz -o /data/out
 
 FROM python:3.11-slim-bookworm AS build
 RUN python -m pip install --no-cache-dir "uv>=0.8,<1"

@@ -125,7 +125,7 @@ def run(
     return outcome.exit_code
 
 
-@main.command(epilog="Example: ich predict scan.nii.gz -o result -m OUT")
+@main.command(epilog="Example: ich predict 017.nii.gz -o result -m OUT")
 @click.argument("inputs", type=_FOLDER, nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "-o", "--out", "--output", "out", type=_FOLDER, required=True, help="Folder for masks, JSON and pictures."
@@ -189,7 +189,7 @@ def predict(
         raise error
 
 
-@main.command(epilog="Example: ich view scan.nii.gz result/scan_mask.nii.gz")
+@main.command(epilog="Example: ich view 017.nii.gz result/017_mask.nii.gz")
 @click.argument("scan", type=_FOLDER)
 @click.argument("masks", type=_FOLDER, nargs=-1, metavar="[MASK]...")
 @click.option("--png", "folder", type=_FOLDER, help="Write mosaics of slices to this folder instead: needs no browser.")
