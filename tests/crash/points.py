@@ -26,8 +26,9 @@ REGISTERED, WRITES, UNPUBLISHED, PUBLISHED = "registered", "writes", "unpublishe
 """The metadata store knows that the stage began; the executor writes something; it has written everything, and nobody
 knows; the metadata store knows that it ended."""
 
-RUNNER = "runner"
-"""The stage of what is written while no executor runs."""
+RUNNER, RECORDED = "runner", "recorded"
+"""The stage of what is written while no executor runs; the summary of a finished run is there, and no record of it for
+the next one."""
 
 _EVENTS = ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree", "shutil.copyfile")
 
@@ -109,15 +110,16 @@ def arm(
     _watch_stages(points)
     sys.addaudithook(lambda event, arguments: _audit(points, event, arguments))
     _watch_tensorflow(points)
-    if trace:
-        runner: Any = local_runner
-        remember = runner.write_last_run
+    runner: Any = local_runner
+    remember = runner.write_last_run
 
-        def write_last_run(*arguments: Any) -> None:
-            remember(*arguments)
+    def write_last_run(*arguments: Any) -> None:
+        points.reach(RUNNER, RECORDED)
+        remember(*arguments)
+        if trace:
             Path(trace).write_text(json.dumps(points.passed))
 
-        runner.write_last_run = write_last_run
+    runner.write_last_run = write_last_run
 
 
 def _watch_stages(points: _Points) -> None:
