@@ -167,7 +167,7 @@ def strips(
     rng = np.random.default_rng(5)
     shape = (slices, 2 * size, 2 * size)
     geometry = Geometry(shape, (5.0, 0.5, 0.5), (size - 0.5, size - 0.5), size, 1.0)
-    disc = np.hypot(*np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]) < 0.9  # type: ignore[misc]
+    disc = np.hypot(*np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]) < 0.9
     made = []
     for number, (case, roles) in enumerate(choose(measures, cases).items()):
         truth = ball(shape, (slices / 2, 0.9 * size, 0.8 * size), size / 3)
