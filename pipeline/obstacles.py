@@ -15,6 +15,9 @@ PATIENCE_SECONDS = 60.0
 """How long another program, a backup say, may keep the metadata store locked before a run gives up."""
 
 _FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+_NEARLY_FULL = 4 << 20
+"""With less room than this, a transaction that SQLite lost was lost for want of it: its words do not say so."""
+_LOST = "cannot commit - no transaction is active"
 _READ_ONLY = ("Read-only file system", "attempt to write a readonly database")
 _LOCKED = ("Concurrent writes aborted", "database is locked")
 
@@ -35,11 +38,13 @@ def obstacle(error: BaseException, root: Path) -> IchError | None:
     while current is not None and seen < 20:
         told, seen = f"{told}\n{current}", seen + 1
         current = current.__cause__ or current.__context__
-    if any(words in told for words in _FULL):
-        free = ""
-        with contextlib.suppress(OSError):
-            free = f" ({shutil.disk_usage(root).free / 2**20:.1f} MiB free)"
-        return IchError(f"{root}: no space left on the device{free}; make room, {_AGAIN}")
+    free = None
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(root).free
+    lost = _LOST in told and free is not None and free < _NEARLY_FULL
+    if lost or any(words in told for words in _FULL):
+        room = "" if free is None else f" ({free / 2**20:.1f} MiB free)"
+        return IchError(f"{root}: no space left on the device{room}; make room, {_AGAIN}")
     if any(words in told for words in _READ_ONLY):
         return IchError(f"{root}: part of it has become read-only ({_line(told, _READ_ONLY)}); mend that, {_AGAIN}")
     if any(words in told for words in _LOCKED):

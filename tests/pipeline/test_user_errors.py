@@ -44,6 +44,7 @@ ELSEWHERE = {
     # Buckets: a server with the API of S3 is there.
     "components/storage/": ("tests/components/storage/",),
     # Schedulers, servers and models in service.
+    "pipeline/obstacles.py": ("tests/pipeline/test_obstacles.py", "tests/crash/"),
     "pipeline/garbage/": ("tests/pipeline/garbage/",),
     "pipeline/config.py": ("tests/pipeline/test_config.py",),
     "serving/viewer/": ("tests/pipeline/test_view.py",),
