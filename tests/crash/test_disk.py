@@ -67,7 +67,9 @@ def test_a_full_or_read_only_disk_loses_nothing(lab: Lab, undisturbed: Undisturb
     # The clock says 2011; what is in service goes by numbers, and so must the new model.
     assert [path.name for path in versions(folder)] == [BASELINE, str(int(BASELINE) + 1)]
     assert lab.masks(output) == undisturbed.masks
-    assert [run["state"] for run in output_status(output)["runs"]] == ["pushed"] + ["failed"] * 6
+    states = [run["state"] for run in output_status(output)["runs"]]
+    assert states[0] == "pushed" and len(states) == 7
+    assert set(states[1:]) <= {"failed", "killed"}  # the latter where there was no room to write how it ended
 
 
 def test_a_read_only_output_is_refused_at_once(lab: Lab, disk: Path) -> None:
