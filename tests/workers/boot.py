@@ -62,6 +62,9 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(os.environ["WORKERS_FOLDER"]) / f"{os.getpid()}"
     folder.mkdir()
+    with (folder / "log").open("wb") as log:  # else a pipe of the pool that nobody reads
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     before = importlib.util.find_spec("components") is not None
     files, pipeline_options = fetch(folder, options)
     install(files["workflow.tar.gz"], folder)

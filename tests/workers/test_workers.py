@@ -31,9 +31,6 @@ from tests.workers.engine import Engine, engine
 ROOT = Path(__file__).parents[2]
 models = gate.models
 
-# They passed before buckets and clusters came into the package; since then the workers wait for ever.
-pytestmark = pytest.mark.skipif("ICH_WORKERS" not in os.environ, reason="hangs; set ICH_WORKERS=1 to look into it")
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:

@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import main
 from pipeline.config import shipped_configs
+from tests.command import environment
 from tests.models import unloadable
 
-ROOT = Path(__file__).parents[3]
 SHORT = {"-c": "--config", "-o": "--output", "-d": "--data", "-m": "--model", "-v": "--verbose", "-n": "--patients", "-s": "--seed"}  # noqa: E501 # fmt: skip
 """What a short option means, in whichever command it is."""
 
@@ -142,15 +142,11 @@ def test_the_script_of_each_shell(shell: str, line: str) -> None:
 
 def completed(*words: str, cwd: Path) -> list[str]:
     """What bash would be told for a line of these words, the last of which is being typed."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "_ICH_COMPLETE": "bash_complete",
-        "COMP_WORDS": " ".join(("ich", *words)),
-        "COMP_CWORD": str(len(words)),
-    }
+    line = environment(
+        _ICH_COMPLETE="bash_complete", COMP_WORDS=" ".join(("ich", *words)), COMP_CWORD=str(len(words))
+    )
     program = "from pipeline.cli import main; main(prog_name='ich')"
-    done = subprocess.run([sys.executable, "-c", program], cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=cwd, env=line, capture_output=True, text=True)
     return done.stdout.split()
 
 
@@ -169,20 +165,20 @@ def test_what_the_shell_completes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {}])
 def test_no_colours_in_a_log(tmp_path: Path, variables: dict[str, str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
+    terminal = environment(TERM="xterm-256color", **variables)
     for arguments in (["doctor"], ["--help"], ["config"]):
         command = [sys.executable, "-m", "pipeline", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        done = subprocess.run(command, cwd=tmp_path, env=terminal, capture_output=True, check=False)
         assert b"\x1b[" not in done.stdout
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_colours_on_a_terminal_unless_they_are_not_wanted(tmp_path: Path, no_color: str, coloured: bool) -> None:
     """A pseudo-terminal, as a user has one."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "NO_COLOR": no_color}
+    terminal = environment(TERM="xterm-256color", NO_COLOR=no_color)
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "pipeline", "doctor"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=theirs) as running:
+    with subprocess.Popen(command, cwd=tmp_path, env=terminal, stdout=theirs) as running:
         os.close(theirs)
         shown = b""
         while True:
@@ -204,8 +200,7 @@ def test_quick_commands_are_quick(tmp_path: Path, arguments: str, seconds: float
     """Of processor time, thrice over: a machine may be busy, and others slower than the one that was measured on."""
     (tmp_path / "out/runs").mkdir(parents=True)
     command = [sys.executable, "-m", "pipeline", *arguments.split()]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3 * seconds
