@@ -142,9 +142,7 @@ def test_the_script_of_each_shell(shell: str, line: str) -> None:
 
 def completed(*words: str, cwd: Path) -> list[str]:
     """What bash would be told for a line of these words, the last of which is being typed."""
-    line = environment(
-        _ICH_COMPLETE="bash_complete", COMP_WORDS=" ".join(("ich", *words)), COMP_CWORD=str(len(words))
-    )
+    line = environment(_ICH_COMPLETE="bash_complete", COMP_WORDS=" ".join(("ich", *words)), COMP_CWORD=str(len(words)))
     program = "from pipeline.cli import main; main(prog_name='ich')"
     done = subprocess.run([sys.executable, "-c", program], cwd=cwd, env=line, capture_output=True, text=True)
     return done.stdout.split()
