@@ -72,6 +72,8 @@ DEVELOPMENT = [
     "ipykernel>=6.29,<8",
     # It carries axe-core, which looks for barriers on a page.
     "axe-core-python>=0.1,<1",
+    # What drives Chromium.
+    "playwright>=1.50,<2",
 ]
 
 setup(

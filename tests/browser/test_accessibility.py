@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.run_report.content import complete
 from components.run_report.page import render
-from tests.browser.chromium import needs_chromium
-from tests.browser.devtools import Tab, tab
+from tests.browser.chromium import Tab, needs_chromium
 from tests.browser.test_data_report import page as data_page
 from tests.components.run_report.test_page import STAGES, content
 
 pytestmark = needs_chromium
 data_page = data_page  # the same page as that module's own tests
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with tab(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +28,29 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_serious_stands_in_a_readers_way_on_the_run_report(
-    browser: Tab, run_page: Path, width: int, dark: bool
+    tab: Tab, run_page: Path, width: int, dark: bool
 ) -> None:
-    browser.open(run_page, width=width, dark=dark)
-    assert browser.barriers() == []
-    assert browser.troubles == []
+    tab.open(run_page, width=width, dark=dark)
+    assert tab.barriers() == []
+    assert tab.problems == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_serious_stands_in_a_readers_way_on_the_data_report(
-    browser: Tab, data_page: Path, width: int, dark: bool
+    tab: Tab, data_page: Path, width: int, dark: bool
 ) -> None:
-    browser.open(data_page, width=width, dark=dark)
-    assert browser.barriers() == []
-    assert browser.troubles == []
+    tab.open(data_page, width=width, dark=dark)
+    assert tab.barriers() == []
+    assert tab.problems == []
 
 
-def test_a_barrier_would_be_noticed(browser: Tab, tmp_path: Path) -> None:
+def test_a_barrier_would_be_noticed(tab: Tab, tmp_path: Path) -> None:
     path = tmp_path / "bad.html"
     path.write_text(
         "<!doctype html><html lang=en><title>x</title><main><h1>x</h1><p style='color:#999;background:#fff'>pale</p>"
         "<img src='data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=='></main></html>"
     )
-    browser.open(path, width=1280)
-    found = " ".join(browser.barriers())
+    tab.open(path)
+    found = " ".join(tab.barriers())
     assert "color-contrast" in found and "image-alt" in found

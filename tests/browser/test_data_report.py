@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from components.data_report.contact_sheet import choose_tiles
 from components.data_report.content import collect
 from components.data_report.page import render
 from components.pages.pictures import data_uri
-from tests.browser.chromium import dom, needs_chromium, run, sticking_out
+from tests.browser.chromium import Tab, needs_chromium
 from tests.cases import Sample, cuboid
 from tests.components.data_report.listings import finding, listing, quarantined, random_cohort
 
@@ -52,31 +50,32 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_opens_from_disk_without_an_error_or_a_request(page: Path, tmp_path: Path, dark: bool) -> None:
-    html, console = dom(page, tmp_path, dark=dark)
-    assert console == []
+def test_it_opens_from_disk_without_an_error_or_a_request(tab: Tab, page: Path, dark: bool) -> None:
+    html = tab.open(page, dark=dark).content()
+    assert (tab.problems, tab.requests) == ([], [page.as_uri()])
     for text in ("a_configuration", "Held", "mask-affine", "Blood volume", "Show the outlines", "patient_0059"):
         assert text in html
-    assert html.count("<svg") >= 10 and html.rstrip().endswith("</html>")
-
-
-def test_a_console_error_would_be_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "bad.html"
-    path.write_text("<!doctype html><title>x</title><script>nothing.there()</script>")
-    _, console = dom(path, tmp_path / "profile")
-    assert any("ReferenceError" in line for line in console)
+    assert html.count("<svg") >= 10
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_sticks_out_no_picture_is_broken_nothing_is_loaded(page: Path, tmp_path: Path, width: int) -> None:
-    assert sticking_out(page, tmp_path, width) == []
+def test_nothing_sticks_out_no_picture_is_broken_nothing_is_loaded(tab: Tab, page: Path, width: int) -> None:
+    tab.open(page, width=width)
+    assert tab.sticking_out() == []
+    assert tab.requests == [page.as_uri()]
+
+
+def test_a_console_error_would_be_noticed(tab: Tab, tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text("<!doctype html><title>x</title><script>console.error('oh'); nothing.there()</script>")
+    tab.open(path)
+    assert len(tab.problems) == 2 and any("nothing is not defined" in line for line in tab.problems)
 
 
 @pytest.mark.parametrize(("dark", "brightness"), [(False, (225, 256)), (True, (0, 40))])
-def test_both_themes_are_painted(page: Path, tmp_path: Path, dark: bool, brightness: tuple[int, int]) -> None:
-    target = tmp_path / "shot.png"
-    run(page, tmp_path / "profile", f"--screenshot={target}", dark=dark, height=800)
-    grey = np.asarray(Image.open(io.BytesIO(target.read_bytes())).convert("L"))
+def test_both_themes_are_painted(tab: Tab, page: Path, dark: bool, brightness: tuple[int, int]) -> None:
+    tab.open(page, dark=dark, height=800)
+    grey = tab.picture().mean(axis=-1)
     assert grey.shape == (800, 1280)
     assert brightness[0] <= np.median(grey) < brightness[1]
     assert grey.std() > 5

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from components.run_report.page import render
-from tests.browser.chromium import needs_chromium
-from tests.browser.devtools import Tab, tab
+from tests.browser.chromium import Tab, needs_chromium
 from tests.components.run_report.test_page import content
 
 pytestmark = needs_chromium
 STAGE = ".viewer:nth-of-type(2) .stage"
 SLIDER = ".viewer:nth-of-type(2) input"
-SHOWN = """[...document.querySelectorAll('.viewer')].map(viewer => [...viewer.querySelectorAll('.slices > li')]
+SHOWN = """() => [...document.querySelectorAll('.viewer')].map(viewer => [...viewer.querySelectorAll('.slices > li')]
     .map((slice, index) => slice.offsetParent ? index : -1).filter(index => index >= 0))"""
 
 
@@ -30,25 +27,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with tab(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
 @pytest.fixture
-def opened(browser: Tab, page: Path) -> Tab:
+def opened(tab: Tab, page: Path) -> Tab:
     """The page, as if never touched, on a screen."""
-    browser.open(page, width=1280)
-    return browser
+    tab.open(page)
+    return tab
 
 
 def second(opened: Tab) -> int:
     """The slice of the second strip on top; all others must show what they did at first."""
-    others: list[Any] = opened.evaluate(SHOWN)
+    others: list[Any] = opened.page.evaluate(SHOWN)
     (found,) = others.pop(1)
     assert others == [[6]] * 3
-    slider, said, output = opened.evaluate(
+    slider, said, output = opened.page.evaluate(
         f"(item => [Number(item.value), item.getAttribute('aria-valuetext'),"
         f" item.parentElement.querySelector('output').textContent])(document.querySelector('{SLIDER}'))"
     )
@@ -57,18 +48,16 @@ def second(opened: Tab) -> int:
 
 
 def test_each_strip_starts_at_its_largest_lesion(opened: Tab) -> None:
-    assert opened.evaluate(SHOWN) == [[6]] * 4
-    assert opened.evaluate("document.querySelectorAll('.viewer.stacked .controls:not([hidden])').length") == 4
-    assert opened.troubles == []
+    assert opened.page.evaluate(SHOWN) == [[6]] * 4
+    assert opened.page.evaluate("document.querySelectorAll('.viewer.stacked .controls:not([hidden])').length") == 4
+    assert opened.problems == []
 
 
 def test_the_arrow_keys_go_from_slice_to_slice(opened: Tab) -> None:
-    opened.click(STAGE)
-    opened.press("ArrowRight", 2)
-    opened.press("ArrowUp")
+    opened.page.click(STAGE)
+    opened.press("ArrowRight", "ArrowRight", "ArrowUp")
     assert second(opened) == 9
-    opened.press("ArrowLeft", 3)
-    opened.press("ArrowDown")
+    opened.press("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowDown")
     assert second(opened) == 5
     for key, wanted in (("End", 11), ("ArrowRight", 11), ("PageDown", 6), ("Home", 0), ("ArrowLeft", 0), ("PageUp", 5)):
         opened.press(key)
@@ -76,63 +65,62 @@ def test_the_arrow_keys_go_from_slice_to_slice(opened: Tab) -> None:
 
 
 def test_without_a_mouse_one_gets_to_the_pictures_and_the_slider(opened: Tab) -> None:
-    opened.evaluate("document.querySelector('.viewer input').focus()")
+    opened.page.evaluate("document.querySelector('.viewer input').focus()")
     opened.press("ArrowRight")  # the slider's own key
-    assert opened.evaluate(SHOWN)[0] == [7]
+    assert opened.page.evaluate(SHOWN)[0] == [7]
     opened.press("Tab")
-    assert opened.evaluate("document.activeElement.classList.contains('stage')")
-    outline = opened.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert opened.page.evaluate("document.activeElement.classList.contains('stage')")
+    outline = opened.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     opened.press("ArrowRight")
-    assert opened.evaluate(SHOWN)[0] == [8]
+    assert opened.page.evaluate(SHOWN)[0] == [8]
     assert outline == "solid"  # one sees where one is
     opened.press("Tab")
-    assert opened.evaluate("document.activeElement.id") == "slice-2"
+    assert opened.page.evaluate("document.activeElement.id") == "slice-2"
 
 
 def test_the_wheel_turns_what_was_clicked_on_and_else_the_page(opened: Tab) -> None:
-    x, y = opened.middle(STAGE)
-    before = opened.evaluate("scrollY")
-    opened.mouse("mouseWheel", x, y, deltaX=0, deltaY=60)
-    opened.evaluate("new Promise(done => setTimeout(done, 400))")
-    assert second(opened) == 6 and opened.evaluate("scrollY") > before
-    opened.click(STAGE)
-    x, y = opened.middle(STAGE)
-    before = opened.evaluate("scrollY")
+    page = opened.page
+    page.mouse.move(*opened.middle(STAGE))
+    before = page.evaluate("scrollY")
+    page.mouse.wheel(0, 60)
+    page.wait_for_timeout(400)
+    assert second(opened) == 6 and page.evaluate("scrollY") > before
+    page.click(STAGE)
+    page.mouse.move(*opened.middle(STAGE))
+    before = page.evaluate("scrollY")
     for _ in range(3):
-        opened.mouse("mouseWheel", x, y, deltaX=0, deltaY=60)
-        opened.evaluate("new Promise(done => setTimeout(done, 50))")
-    assert second(opened) == 9 and opened.evaluate("scrollY") == before
+        page.mouse.wheel(0, 60)
+        page.wait_for_timeout(50)
+    assert second(opened) == 9 and page.evaluate("scrollY") == before
     opened.press("End")
-    opened.mouse("mouseWheel", x, y, deltaX=0, deltaY=60)  # at its end the stack holds nobody
-    opened.evaluate("new Promise(done => setTimeout(done, 400))")
-    assert second(opened) == 11 and opened.evaluate("scrollY") > before
+    page.mouse.wheel(0, 60)  # at its end the stack holds nobody
+    page.wait_for_timeout(400)
+    assert second(opened) == 11 and page.evaluate("scrollY") > before
 
 
 def test_a_drag_sideways_goes_through_the_slices(opened: Tab) -> None:
     x, y = opened.middle(STAGE)
-    width = opened.evaluate(f"document.querySelector('{STAGE}').clientWidth")
-    opened.mouse("mousePressed", x, y, button="left", buttons=1, clickCount=1)
-    opened.mouse("mouseMoved", x + 3.1 * width / 12, y, button="left", buttons=1)
-    opened.mouse("mouseReleased", x + 3.1 * width / 12, y, button="left", clickCount=1)
-    opened.mouse("mouseMoved", x - 200, y)  # a hand that let go
+    width = opened.page.evaluate(f"document.querySelector('{STAGE}').clientWidth")
+    mouse = opened.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x + 3.1 * width / 12, y)
+    mouse.up()
+    mouse.move(x - 200, y)  # a hand that let go
     assert second(opened) == 9
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1280, 4), (390, 2)])
-def test_the_four_pictures_of_a_slice_are_painted(
-    browser: Tab, page: Path, tmp_path: Path, width: int, columns: int
-) -> None:
+def test_the_four_pictures_of_a_slice_are_painted(tab: Tab, page: Path, width: int, columns: int) -> None:
     """CT alone is grey; truth, prediction and errors have their colours; on a phone there are two in a row."""
-    browser.open(page, width=width)
-    boxes = browser.evaluate(
+    boxes = tab.open(page, width=width).evaluate(
         "[...document.querySelectorAll('.viewer:nth-of-type(2) li.shown .panel')].map(panel => {"
         "const box = panel.getBoundingClientRect(); return [box.x, box.y + scrollY, box.width, box.height]})"
     )
     assert len(boxes) == 4 and len({round(y) for _, y, _, _ in boxes}) == 4 // columns
     colours = []
     for x, y, wide, high in boxes:
-        browser.screenshot(tmp_path / "panel.png", x=x, y=y, width=wide, height=high)
-        picture = np.asarray(Image.open(tmp_path / "panel.png").convert("RGB")).astype(int)
+        picture = tab.picture(x=x, y=y, width=wide, height=high).astype(int)
         assert picture.std() > 20
         red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
         colours.append(
@@ -144,17 +132,12 @@ def test_the_four_pictures_of_a_slice_are_painted(
         )
     seen = [{name for name, count in found.items() if count > 20} for found in colours]
     assert seen == [set(), {"blue"}, {"yellow"}, {"blue", "red"}]
-    assert browser.troubles == []
+    assert tab.problems == []
 
 
-def test_without_scripts_the_slices_lie_side_by_side(browser: Tab, page: Path) -> None:
-    browser.open(page, width=390)
-    browser.send("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        browser.open(page, width=390)
-    finally:
-        browser.send("Emulation.setScriptExecutionDisabled", value=False)
-    assert browser.evaluate(SHOWN) == [list(range(12))] * 4
-    assert browser.evaluate("document.querySelectorAll('.controls:not([hidden])').length") == 0
-    wide, inner = browser.evaluate(f"(item => [item.scrollWidth, item.clientWidth])(document.querySelector('{STAGE}'))")
-    assert wide > 11 * inner and browser.evaluate("document.documentElement.scrollWidth") == 390
+def test_without_scripts_the_slices_lie_side_by_side(tab: Tab, page: Path) -> None:
+    opened = tab.open(page, width=390, scripts=False)
+    assert opened.evaluate(SHOWN) == [list(range(12))] * 4
+    assert opened.evaluate("document.querySelectorAll('.controls:not([hidden])').length") == 0
+    wide, inner = opened.evaluate(f"(item => [item.scrollWidth, item.clientWidth])(document.querySelector('{STAGE}'))")
+    assert wide > 11 * inner and opened.evaluate("document.documentElement.scrollWidth") == 390
