@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +29,15 @@ def captured(log: Path, *, verbose: bool = False) -> Iterator[None]:
 
     Args:
         log: File to append to; its folder is made.
-        verbose: Leave everything on the terminal instead.
+        verbose: To the terminal as well.
     """
     global _terminal
-    if verbose or _terminal is not None:
+    if _terminal is not None or (verbose and log == Path(os.devnull)):
         yield
+        return
+    if verbose:
+        with _doubled(log):
+            yield
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -53,6 +58,34 @@ def captured(log: Path, *, verbose: bool = False) -> Iterator[None]:
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+@contextlib.contextmanager
+def _doubled(log: Path) -> Iterator[None]:
+    """Sends file descriptors 1 and 2 where they go anyway, and to `log`.
+
+    By `tee`, a process of its own: a thread would wait for the lock that a library may hold while it prints.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.open("ab").close()  # an error here is ours, one of tee's would be lost
+    saved = os.dup(1), os.dup(2)
+    tees = []
+    for descriptor, copy, file in zip((1, 2), saved, (sys.stdout, sys.stderr), strict=True):
+        file.flush()
+        tee = subprocess.Popen(["tee", "-i", "-a", str(log)], stdin=subprocess.PIPE, stdout=copy)
+        assert tee.stdin is not None
+        os.dup2(tee.stdin.fileno(), descriptor)
+        tee.stdin.close()
+        tees.append(tee)
+    try:
+        yield
+    finally:
+        for descriptor, copy, file, tee in zip((1, 2), saved, (sys.stdout, sys.stderr), tees, strict=True):
+            _flush(descriptor, file)
+            os.dup2(copy, descriptor)
+            os.close(copy)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a child that still runs may print later
+                tee.wait(5)
 
 
 def _flush(descriptor: int, file: TextIO) -> None:

@@ -159,18 +159,26 @@ def test_a_second_capture_appends(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "run 1\nrun 2\n"
 
 
-def test_verbose_leaves_everything_on_the_terminal(tmp_path: Path) -> None:
+def test_verbose_shows_everything_and_logs_it_too(tmp_path: Path) -> None:
     out, err = process(
         tmp_path,
         """
+        before = descriptors()
         with captured(Path("logs/log"), verbose=True):
             noise("loud")
             say("ours")
+        noise("after")
+        assert descriptors() == before
         """,
     )
-    assert sorted(out) == sorted([*noise("loud", road="out"), "ours"])
-    assert sorted(err) == noise("loud", road="err")
-    assert not (tmp_path / "logs").exists()
+    assert sorted(out) == sorted([*noise("loud", "after", road="out"), "ours"])
+    assert sorted(err) == noise("loud", "after", road="err")
+    assert logged(tmp_path / "logs" / "log") == sorted([*noise("loud"), "ours"])
+
+
+def test_verbose_where_there_is_no_log(tmp_path: Path) -> None:
+    out, err = process(tmp_path, "with captured(Path(os.devnull), verbose=True): noise('loud')")
+    assert (sorted(out), sorted(err)) == (noise("loud", road="out"), noise("loud", road="err"))
 
 
 def test_a_log_that_cannot_be_written_leaves_the_terminal_alone(tmp_path: Path) -> None:
