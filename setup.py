@@ -64,6 +64,8 @@ DEVELOPMENT = [
     "moto[s3]>=5,<6",
     "flask>=3,<4",
     "flask-cors>=5,<7",
+    # And one with that of Google Cloud Storage.
+    "gcp-storage-emulator>=2024.8.3",
     "hypothesis>=6",
     "SimpleITK>=2.4,<3",
     "scikit-learn>=1.4,<2",

@@ -21,10 +21,10 @@ name: spans
 data:
   image: span-{SPAN}/images/{case}.nii.gz
   mask: span-{SPAN}/masks/{case}.nii.gz
-grid: {size: 32, spacing_mm: 7.2}
+grid: {size: 64, spacing_mm: 3.6}
 splits: {train: 80, val: 10, test: 10}
 network: {base_filters: 8, depth: 2, stem_stride: 1}
-training: {epochs: 3, steps_per_epoch: 200, batch_size: 8, learning_rate: 5.0e-3}  # with less it outlines nothing
+training: {epochs: 4, steps_per_epoch: 60, batch_size: 8, learning_rate: 1.0e-2}  # with less it outlines nothing
 postprocess: {threshold: 0.3, tune: false}
 gate: {min_mean_dice: 0.0, max_dice_drop: 1.0}
 """

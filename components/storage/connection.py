@@ -45,6 +45,9 @@ _ELSEWHERE = {"PERMANENT_REDIRECT", "AUTHORIZATION_HEADER_MALFORMED"}
 _CODE = re.compile(r"AWS Error (?P<aws>\w+)(?: \[code \d+\])?(?: during (?P<operation>\w+) operation)?"
                    r"|google::cloud::Status\((?P<google>\w+)")  # fmt: skip
 
+_NO_FOLDER = re.compile("No such (file or )?directory|Cannot use file .* as a directory")
+"""What Arrow itself says of Google's buckets, without a code."""
+
 
 def locate(uri: str | bytes) -> tuple[fs.FileSystem, str]:
     """The connection for a URI, and the path that it knows the URI's content by: bucket and key.
@@ -140,7 +143,7 @@ def _explanation(uri: str, text: str) -> Exception:
     found = f"{uri}: found {code or 'an error without a code'}{during} at {where}"
     if code == "NO_SUCH_BUCKET" or (code in _ABSENT and "bucket does not exist" in text):
         return BucketError(f"{found}, wanted a bucket that is there; make it, mend the URI or {variables}")
-    if code in _ABSENT:
+    if code in _ABSENT or _NO_FOLDER.match(text):
         return absent(uri)
     if code in _DENIED:
         keys = {

@@ -5,6 +5,7 @@ TensorFlow's own file systems, which TFX takes otherwise, have no `s3://` any mo
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
@@ -179,7 +180,13 @@ class Bucket(filesystem.Filesystem):
         if "/" not in place:
             raise UsageError(f"{os.fsdecode(path)}: is a whole bucket, which is not removed; name a folder in it")
         with explained(path):
-            connection.delete_dir(place)
+            if not isinstance(connection, fs.GcsFileSystem):
+                connection.delete_dir(place)
+                return
+            # There Arrow's delete_dir wants the empty object that stands for a folder, which few folders have.
+            connection.delete_dir_contents(place)
+            with contextlib.suppress(FileNotFoundError):
+                connection.delete_file(f"{place}/")
 
     @staticmethod
     def stat(path: str | bytes) -> Stat:
@@ -257,7 +264,22 @@ def _list(uri: str | bytes, *, recursive: bool = True) -> list[fs.FileInfo]:
     """What lies below a folder, or in it."""
     with explained(uri):
         connection, path = locate(uri)
+        if isinstance(connection, fs.GcsFileSystem):
+            return _with_folders(path, connection.get_file_info(fs.FileSelector(path, recursive=True)), recursive)
         return list(connection.get_file_info(fs.FileSelector(path, recursive=recursive)))
+
+
+def _with_folders(top: str, items: Iterable[fs.FileInfo], recursive: bool) -> list[fs.FileInfo]:
+    """What lies below a folder, or in it, with the folders: Arrow lists those of Google only where a marker is."""
+    found: dict[str, fs.FileInfo] = {}
+    for item in items:
+        parts = item.path[len(top) + 1 :].split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join((top, *parts[:depth]))
+            found.setdefault(folder, fs.FileInfo(folder, fs.FileType.Directory))
+        if parts != [""]:
+            found[item.path] = item
+    return [item for item in found.values() if recursive or "/" not in item.path[len(top) + 1 :]]
 
 
 def _names(uri: str) -> list[str]:

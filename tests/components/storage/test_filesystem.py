@@ -19,7 +19,7 @@ from components.storage import connection
 from components.storage.connection import BucketError, locate
 from components.storage.filesystem import Bucket as Plugin
 from components.storage.filesystem import entries
-from tests.buckets import Bucket
+from tests.buckets import AnyBucket, Bucket
 
 NAMES = [
     "plain",
@@ -43,7 +43,7 @@ def test_tfx_takes_it_for_buckets_and_nothing_else(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_the_name_the_same_object_is_meant(bucket: Bucket, name: str) -> None:
+def test_whatever_the_name_the_same_object_is_meant(bucket: AnyBucket, name: str) -> None:
     uri = bucket.uri(f"folder/{name}")
     with fileio.open(uri, "wb") as file:
         file.write(b"content")
@@ -59,7 +59,7 @@ def test_whatever_the_name_the_same_object_is_meant(bucket: Bucket, name: str) -
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 << 20])
-def test_any_size_comes_back(bucket: Bucket, size: int) -> None:
+def test_any_size_comes_back(bucket: AnyBucket, size: int) -> None:
     data = os.urandom(size)
     with fileio.open(bucket.uri("x"), "wb") as file:
         file.write(data[: size // 2])
@@ -72,7 +72,7 @@ def test_any_size_comes_back(bucket: Bucket, size: int) -> None:
     assert fileio.stat(bucket.uri("x")).length == size
 
 
-def test_text_is_utf_8_and_keeps_its_line_ends(bucket: Bucket) -> None:
+def test_text_is_utf_8_and_keeps_its_line_ends(bucket: AnyBucket) -> None:
     text = "é\r\nzwei\n"
     with fileio.open(bucket.uri("x"), "w") as file:
         file.write(text)
@@ -85,7 +85,7 @@ def test_text_is_utf_8_and_keeps_its_line_ends(bucket: Bucket) -> None:
         assert json.load(file) == {"a": 1}
 
 
-def test_what_was_broken_off_is_not_written_and_the_old_one_stays(bucket: Bucket) -> None:
+def test_what_was_broken_off_is_not_written_and_the_old_one_stays(bucket: AnyBucket) -> None:
     bucket.put("x", b"old")
     for name in ("x", "y"):
         with pytest.raises(KeyError), fileio.open(bucket.uri(name), "wb") as file:
@@ -97,7 +97,7 @@ def test_what_was_broken_off_is_not_written_and_the_old_one_stays(bucket: Bucket
     assert bucket.names() == ["x"] and bucket.get("x") == b"old"
 
 
-def test_what_is_not_there(bucket: Bucket) -> None:
+def test_what_is_not_there(bucket: AnyBucket) -> None:
     gone = bucket.uri("no/such")
     calls: list[Callable[[], Any]] = [
         lambda: fileio.open(gone, "rb"), lambda: fileio.open(gone), lambda: fileio.copy(gone, bucket.uri("x")),
@@ -112,7 +112,7 @@ def test_what_is_not_there(bucket: Bucket) -> None:
     assert bucket.names() == []
 
 
-def test_copies_and_moves(bucket: Bucket) -> None:
+def test_copies_and_moves(bucket: AnyBucket) -> None:
     bucket.put("a/one", b"1")
     bucket.put("a/deep/two", b"2")
     fileio.copy(bucket.uri("a/one"), bucket.uri("b/one"))
@@ -122,7 +122,7 @@ def test_copies_and_moves(bucket: Bucket) -> None:
             call(bucket.uri("a/deep/two"), bucket.uri("b/one"))
     fileio.copy(bucket.uri("a/deep/two"), bucket.uri("b/one"), overwrite=True)
     assert bucket.get("b/one") == b"2"
-    fileio.copy(bucket.uri("a/one"), bucket.uri("other", scheme="minio"))
+    fileio.copy(bucket.uri("a/one"), bucket.alias("other"))
     fileio.rename(bucket.uri("other"), bucket.uri("b/one"), overwrite=True)
     assert bucket.get("b/one") == b"1" and "other" not in bucket.names()
     fileio.rename(bucket.uri("a"), bucket.uri("c/d"))
@@ -131,14 +131,14 @@ def test_copies_and_moves(bucket: Bucket) -> None:
     assert bucket.names() == ["b/one"]
 
 
-def test_files_go_to_and_fro(bucket: Bucket, tmp_path: Any) -> None:
+def test_files_go_to_and_fro(bucket: AnyBucket, tmp_path: Any) -> None:
     (tmp_path / "here").write_bytes(b"1")
     fileio.copy(str(tmp_path / "here"), bucket.uri("there"))
     fileio.copy(bucket.uri("there"), str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == b"1"
 
 
-def test_folders_are_what_names_have_in_common(bucket: Bucket) -> None:
+def test_folders_are_what_names_have_in_common(bucket: AnyBucket) -> None:
     fileio.makedirs(bucket.uri("made/deep"))
     fileio.mkdir(bucket.uri("made"))
     for key in ("a/one", "a/b/two", "ab", "a/b/c/three"):
@@ -172,48 +172,50 @@ def test_folders_are_what_names_have_in_common(bucket: Bucket) -> None:
         ("*/*/*/*", []),
     ],
 )
-def test_a_star_stands_for_no_slash(bucket: Bucket, pattern: str, wanted: list[str]) -> None:
+def test_a_star_stands_for_no_slash(bucket: AnyBucket, pattern: str, wanted: list[str]) -> None:
     for key in ("a/record.json", "b/record.json", "a/deep/record.json", "top.json"):
         bucket.put(f"root/{key}")
     assert fileio.glob(bucket.uri(f"root/{pattern}")) == [bucket.uri(f"root/{name}") for name in wanted]
 
 
-def test_more_objects_than_a_page_holds(bucket: Bucket) -> None:
+def test_more_objects_than_a_page_holds(s3_bucket: Bucket) -> None:
     names = [f"{number:04d}" for number in range(1005)]
-    bucket.fill(f"many/{name}" for name in names)
-    assert fileio.listdir(bucket.uri("many")) == names
-    assert [entry.name for entry in entries(bucket.uri("many"))] == names
-    fileio.rmtree(bucket.uri("many"))
-    assert bucket.names() == []
+    s3_bucket.fill(f"many/{name}" for name in names)
+    assert fileio.listdir(s3_bucket.uri("many")) == names
+    assert [entry.name for entry in entries(s3_bucket.uri("many"))] == names
+    fileio.rmtree(s3_bucket.uri("many"))
+    assert s3_bucket.names() == []
 
 
-def test_a_whole_bucket_is_not_removed(bucket: Bucket) -> None:
+def test_a_whole_bucket_is_not_removed(bucket: AnyBucket) -> None:
     bucket.put("x")
     with pytest.raises(UsageError, match="whole bucket"):
         fileio.rmtree(bucket.uri())
     assert bucket.names() == ["x"]
 
 
-def test_another_bucket_than_there_is(bucket: Bucket) -> None:
+def test_another_bucket_than_there_is(s3_bucket: Bucket) -> None:
     uri = "s3://no-such-bucket/x"
     for call in (lambda: entries(uri), lambda: fileio.open(uri, "w").close()):
-        with pytest.raises(BucketError, match=rf"{uri}: found NO_SUCH_BUCKET.*{bucket.server.url}.*AWS_ENDPOINT_URL"):
+        with pytest.raises(
+            BucketError, match=rf"{uri}: found NO_SUCH_BUCKET.*{s3_bucket.server.url}.*AWS_ENDPOINT_URL"
+        ):
             call()
 
 
-def test_credentials_that_are_not_known(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket.put("x")
+def test_credentials_that_are_not_known(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_bucket.put("x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-that-is-wrong")
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # from now on it looks at them
-    for call in (lambda: entries(bucket.uri()), lambda: fileio.open(bucket.uri("x"), "w").close(),
-                 lambda: fileio.open(bucket.uri("x")), lambda: fileio.exists(bucket.uri("x"))):  # fmt: skip
-        with pytest.raises(BucketError, match=rf"{bucket.uri()}.*AWS_ACCESS_KEY_ID.*kubeflow\.secrets") as caught:
+    for call in (lambda: entries(s3_bucket.uri()), lambda: fileio.open(s3_bucket.uri("x"), "w").close(),
+                 lambda: fileio.open(s3_bucket.uri("x")), lambda: fileio.exists(s3_bucket.uri("x"))):  # fmt: skip
+        with pytest.raises(BucketError, match=rf"{s3_bucket.uri()}.*AWS_ACCESS_KEY_ID.*kubeflow\.secrets") as caught:
             call()
         assert "a-secret" not in str(caught.value) and "somebody" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["s3", "minio", "gs"])
-def test_a_server_that_does_not_answer(scheme: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = "STORAGE_EMULATOR_HOST" if scheme == "gs" else "AWS_ENDPOINT_URL_S3"
     monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens at it
     monkeypatch.setattr(connection, "_RETRY_SECONDS", 1)
@@ -257,7 +259,7 @@ def test_google_is_asked_by_its_own_client_and_an_emulator_by_its_variable(monke
     assert again is found
 
 
-def test_a_full_disk_here_is_not_taken_for_a_fault_there(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_here_is_not_taken_for_a_fault_there(bucket: AnyBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -268,7 +270,7 @@ def test_a_full_disk_here_is_not_taken_for_a_fault_there(bucket: Bucket, monkeyp
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_fork_has_a_connection_of_its_own(bucket: Bucket) -> None:
+def test_a_fork_has_a_connection_of_its_own(bucket: AnyBucket) -> None:
     """TFX's runners and Beam fork; what the parent's threads did is nothing the child can wait for."""
     bucket.put("x", b"1")
     assert fileio.exists(bucket.uri("x"))
@@ -292,6 +294,6 @@ def test_a_fork_has_a_connection_of_its_own(bucket: Bucket) -> None:
     assert ended == (child, 0) and bucket.get("y") == b"1"
 
 
-def test_nothing_is_written_in_another_mode(bucket: Bucket) -> None:
+def test_nothing_is_written_in_another_mode(bucket: AnyBucket) -> None:
     with pytest.raises(ValueError, match="found mode 'a'"):
         fileio.open(bucket.uri("x"), "a")

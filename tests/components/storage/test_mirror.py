@@ -15,7 +15,7 @@ from components.nifti_example_gen.layout import find_cases, fingerprint
 from components.starting_point.state import data_state
 from components.storage import mirror
 from components.storage.mirror import as_named, local_copy, renamed
-from tests.buckets import Bucket
+from tests.buckets import AnyBucket, Bucket
 
 LAYOUT: dict[str, Any] = {"image": "images/{case}.nii.gz", "mask": "masks/{case}.nii.gz", "manifest": None,
                           "patient": None}  # fmt: skip
@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def fill(bucket: Bucket) -> None:
+def fill(bucket: AnyBucket) -> None:
     for name in CASES:
         bucket.put(f"scans/{name}", name.encode())
 
@@ -58,7 +58,7 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path, cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_everything_comes_and_nothing_twice(bucket: Bucket, cache: Path, fetched: list[str]) -> None:
+def test_everything_comes_and_nothing_twice(bucket: AnyBucket, cache: Path, fetched: list[str]) -> None:
     fill(bucket)
     bucket.put("other/x", b"not below it")
     folder = local_copy(bucket.uri("scans"))
@@ -68,15 +68,15 @@ def test_everything_comes_and_nothing_twice(bucket: Bucket, cache: Path, fetched
     assert len(fetched) == len(CASES)
 
 
-def test_what_changed_comes_and_what_is_gone_goes(bucket: Bucket, fetched: list[str]) -> None:
+def test_what_changed_comes_and_what_is_gone_goes(bucket: AnyBucket, fetched: list[str]) -> None:
     fill(bucket)
     folder = local_copy(bucket.uri("scans"))
     fetched.clear()
     bucket.put("scans/images/a.nii.gz", b"longer than it was before")
     bucket.put("scans/new/deep", b"n")
     for name in ("b", "ç d"):
-        bucket.server.client.delete_object(Bucket=bucket.name, Key=f"scans/masks/{name}.nii.gz")
-    bucket.server.client.delete_object(Bucket=bucket.name, Key="scans/masks/a.nii.gz")
+        bucket.delete(f"scans/masks/{name}.nii.gz")
+    bucket.delete("scans/masks/a.nii.gz")
     (folder / "stray").write_bytes(b"of nobody")
     (folder / "images" / "b.nii.gz").write_bytes(b"mended by hand")  # which does not count
     local_copy(bucket.uri("scans"))
@@ -85,20 +85,20 @@ def test_what_changed_comes_and_what_is_gone_goes(bucket: Bucket, fetched: list[
     assert files(folder)["images/a.nii.gz"] == b"longer than it was before"
 
 
-def test_a_file_becomes_a_folder_and_back(bucket: Bucket) -> None:
+def test_a_file_becomes_a_folder_and_back(bucket: AnyBucket) -> None:
     bucket.put("scans/x", b"file")
     folder = local_copy(bucket.uri("scans"))
-    bucket.server.client.delete_object(Bucket=bucket.name, Key="scans/x")
+    bucket.delete("scans/x")
     bucket.put("scans/x/y", b"deep")
     assert files(local_copy(bucket.uri("scans"))) == {"x/y": b"deep"}
-    bucket.server.client.delete_object(Bucket=bucket.name, Key="scans/x/y")
+    bucket.delete("scans/x/y")
     bucket.put("scans/x", b"file")
     local_copy(bucket.uri("scans"))
     local_copy(bucket.uri("scans"))
     assert files(folder) == {"x": b"file"}
 
 
-def test_a_copy_looks_alike_on_every_machine(bucket: Bucket, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_looks_alike_on_every_machine(bucket: AnyBucket, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(bucket)
     found = []
     for machine in ("one", "two"):
@@ -112,7 +112,7 @@ def test_a_copy_looks_alike_on_every_machine(bucket: Bucket, cache: Path, monkey
     assert fingerprint(find_cases(folder, LAYOUT), folder) != found[0]
 
 
-def test_a_killed_copy_leaves_no_half_a_file_and_is_taken_up(bucket: Bucket, cache: Path) -> None:
+def test_a_killed_copy_leaves_no_half_a_file_and_is_taken_up(bucket: AnyBucket, cache: Path) -> None:
     fill(bucket)
     big = os.urandom(3 << 20)
     bucket.put("scans/images/z.nii.gz", big)
@@ -143,16 +143,16 @@ def test_a_killed_copy_leaves_no_half_a_file_and_is_taken_up(bucket: Bucket, cac
     assert not list(cache.glob("data/*/parts"))
 
 
-def test_an_object_that_goes_meanwhile(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_goes_meanwhile(bucket: AnyBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(bucket)
     found = mirror.data_entries(bucket.uri("scans"))
-    bucket.server.client.delete_object(Bucket=bucket.name, Key="scans/images/a.nii.gz")
+    bucket.delete("scans/images/a.nii.gz")
     monkeypatch.setattr(mirror, "data_entries", lambda uri: found)
     with pytest.raises(IchError, match=r"images/a\.nii\.gz.*removed while .*scans was copied; run again"):
         local_copy(bucket.uri("scans"))
 
 
-def test_an_object_that_changes_meanwhile(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_changes_meanwhile(bucket: AnyBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(bucket)
     found = mirror.data_entries(bucket.uri("scans"))
     bucket.put("scans/images/a.nii.gz", b"x")
@@ -162,21 +162,21 @@ def test_an_object_that_changes_meanwhile(bucket: Bucket, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("keys", [["x", "x/y"], ["a/../../b"]])
-def test_names_that_no_file_can_have(bucket: Bucket, keys: list[str], cache: Path) -> None:
-    bucket.fill(f"scans/{key}" for key in keys)
+def test_names_that_no_file_can_have(s3_bucket: Bucket, keys: list[str], cache: Path) -> None:
+    s3_bucket.fill(f"scans/{key}" for key in keys)
     with pytest.raises(UsageError, match=f"found the object '{keys[-1]}', which cannot be a file"):
-        local_copy(bucket.uri("scans"))
+        local_copy(s3_bucket.uri("scans"))
     assert not list(cache.rglob("b"))
 
 
-def test_nothing_at_all(bucket: Bucket) -> None:
+def test_nothing_at_all(bucket: AnyBucket) -> None:
     bucket.put("scans-2/x")
     for call in (local_copy, lambda uri: data_state(uri, LAYOUT)):
         with pytest.raises(UsageError, match=rf"{bucket.uri('scans')}: no such data folder"):
             call(bucket.uri("scans"))
 
 
-def test_a_cache_that_cannot_be_written(bucket: Bucket, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written(bucket: AnyBucket, cache: Path) -> None:
     fill(bucket)
     cache.write_text("a file")
     with pytest.raises(IchError, match=rf"{cache}.*cannot hold a copy.*Not a directory.*ICH_CACHE"):
@@ -196,7 +196,7 @@ def test_messages_name_the_uri(tmp_path: Path) -> None:
     assert renamed(content, str(copy), copy) == content
 
 
-def test_the_state_changes_with_whatever_comes_changes_or_goes(bucket: Bucket) -> None:
+def test_the_state_changes_with_whatever_comes_changes_or_goes(bucket: AnyBucket) -> None:
     fill(bucket)
     uri = bucket.uri("scans")
     states = [data_state(uri, LAYOUT)]
@@ -205,6 +205,6 @@ def test_the_state_changes_with_whatever_comes_changes_or_goes(bucket: Bucket) -
     states.append(data_state(uri, LAYOUT))
     bucket.put("scans/images/e.nii.gz", b"other")
     states.append(data_state(uri, LAYOUT))
-    bucket.server.client.delete_object(Bucket=bucket.name, Key="scans/images/a.nii.gz")
+    bucket.delete("scans/images/a.nii.gz")
     states.append(data_state(uri, LAYOUT))
     assert len(set(states)) == 4

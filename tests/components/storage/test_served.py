@@ -10,12 +10,12 @@ from components.imaging.errors import UsageError
 from components.starting_point.state import serving_state
 from components.storage.files import copy_tree
 from components.storage.served import served_contract, served_versions, version_name
-from tests.buckets import Bucket
+from tests.buckets import AnyBucket
 from tests.models import contract, unloadable
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_complete_versions_by_number(tmp_path: Path, bucket: Bucket, remote: bool) -> None:
+def test_complete_versions_by_number(tmp_path: Path, bucket: AnyBucket, remote: bool) -> None:
     folder = tmp_path / "ich"
     for version in ("9", "20", "100", "latest", ".8.part"):
         unloadable(folder / version, data_fingerprint=version)
@@ -32,7 +32,7 @@ def test_complete_versions_by_number(tmp_path: Path, bucket: Bucket, remote: boo
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_nothing_there(tmp_path: Path, bucket: Bucket, remote: bool) -> None:
+def test_nothing_there(tmp_path: Path, bucket: AnyBucket, remote: bool) -> None:
     place = bucket.uri("none") if remote else str(tmp_path / "none")
     assert served_versions(place) == [] and serving_state(place) == ""
     with pytest.raises(UsageError, match="contract"):

@@ -14,7 +14,7 @@ from components.imaging.phantom import write_cohort
 from pipeline.config import load_config
 from pipeline.kubeflow.compile import compile_pipeline
 from serving.manifests.models_config import read_labels
-from tests.buckets import Bucket, Server
+from tests.buckets import AnyBucket, Server, google_bucket
 from tests.pipeline.kubeflow.cluster import IMPORTS, Cluster, Run
 from tests.pipeline.kubeflow.test_cluster import CONFIG
 from tests.processes import Forkserver
@@ -23,11 +23,11 @@ from tests.processes import Forkserver
 class Place:
     """A bucket with data and output, and a cluster whose containers know no more than its address."""
 
-    def __init__(self, folder: Path, bucket: Bucket, processes: Forkserver) -> None:
+    def __init__(self, folder: Path, bucket: AnyBucket, processes: Forkserver) -> None:
         self.folder, self.bucket = folder, bucket
         self.cluster = Cluster(folder / "cluster", processes)
         config = yaml.safe_load(CONFIG)
-        config["kubeflow"]["env"] |= bucket.server.environment
+        config["kubeflow"]["env"] |= bucket.environment
         (folder / "clustered.yaml").write_text(yaml.safe_dump(config))
         compile_pipeline(
             load_config(folder / "clustered.yaml"), bucket.uri("data"), bucket.uri("output"), folder / "pipeline.yaml"
@@ -58,10 +58,13 @@ class Place:
         return sorted(found, key=int)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, s3: Server) -> Iterator[Place]:
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3: Server, google: str
+) -> Iterator[Place]:
+    bucket = s3.bucket() if request.param == "s3" else google_bucket(google)
     with Forkserver(*IMPORTS) as processes:
-        yield Place(tmp_path_factory.mktemp("bucket"), s3.bucket(), processes)
+        yield Place(tmp_path_factory.mktemp("bucket"), bucket, processes)
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ data:
   image: span-{SPAN}/images/{case}.nii.gz
   mask: span-{SPAN}/masks/{case}.nii.gz
   spans: 2
-grid: {size: 32, spacing_mm: 7.2}
+grid: {size: 64, spacing_mm: 3.6}
 splits: {train: 70, val: 15, test: 15}
 network: {base_filters: 8, depth: 2}
-training: {epochs: 2, steps_per_epoch: 120, batch_size: 8, learning_rate: 5.0e-3}  # with less it outlines nothing
+training: {epochs: 4, steps_per_epoch: 60, batch_size: 8, learning_rate: 1.0e-2}  # with less it outlines nothing
 postprocess: {threshold: 0.3, tune: false}
 gate: {min_mean_dice: 0.0, max_dice_drop: 1.0}
 validation: {drift: note}
