@@ -59,6 +59,7 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
                 if worst and worst != told:
                     yield f"    worst: {'; '.join(map(_scan, worst))}"
                     told = worst
+            yield "  look at the worst in the report; the bounds are in the section gate (docs/GATE.md)"
         if outcome.unservable:
             yield "refused as not servable:"
             for rule in outcome.unservable:
@@ -77,6 +78,9 @@ def verdict_lines(outcome: Outcome, output: Path) -> Iterator[str]:
             yield f"  look at the data; if it is as it should be, run again with {settings}"
         kept = f"{outcome.model} stays in service" if outcome.model else "no model is in service"
         yield f"  {kept}"
+    page = output / "reports" / outcome.log.stem / "index.html"
+    if page.is_file():
+        yield f"report:     {page}"
     yield f"outputs:    {output}"
     yield f"log:        {outcome.log}"
 

@@ -31,9 +31,11 @@ def find_model(folder: Path) -> Path:
         return versions(found[0])[-1]
     if found:
         raise UsageError(f"{folder}: holds {len(found)} models; give one with --model: {', '.join(map(str, found))}")
+    remedy = "run `ich run` first or give --model"
+    if any((folder / "runs").glob("*.json")):
+        remedy = f"no run there put one in service, `ich status -o {folder}` says why; or give --model"
     raise UsageError(
-        f"{folder}: no model there, wanted a SavedModel or a folder of versions such as <output>/serving/ich; "
-        "run `ich run` first or give --model"
+        f"{folder}: no model there, wanted a SavedModel or a folder of versions such as <output>/serving/ich; {remedy}"
     )
 
 

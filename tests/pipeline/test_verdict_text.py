@@ -71,6 +71,15 @@ def test_the_card_of_a_pushed_model_is_named_where_it_has_one(tmp_path: Path) ->
     assert not any(line.startswith("model card") for line in refused)
 
 
+def test_the_report_is_named_where_it_was_written(tmp_path: Path) -> None:
+    outcome = Outcome(PUSHED, VERDICT, MODEL, tmp_path / "logs" / "1.log")
+    page = tmp_path / "reports" / "1" / "index.html"
+    assert not any(line.startswith("report") for line in verdict_lines(outcome, tmp_path))
+    page.parent.mkdir(parents=True)
+    page.touch()
+    assert list(verdict_lines(outcome, tmp_path))[-3] == f"report:     {page}"
+
+
 def test_the_model_in_service_is_named_where_it_was_measured() -> None:
     baseline = {"version": "1600000000", "used": True, "reason": "", "overall": {"patient_dice": 0.7}}
     assert "in service:  version 1600000000, Dice 0.700" in lines(PUSHED, baseline=baseline)
@@ -95,6 +104,7 @@ def test_a_refusal_gives_every_rule_with_value_bound_and_the_worst_scans() -> No
         "  max_dice_drop: mean test Dice changed by -0.233 against the model in service, allowed is -0.020",
         "    worst: b (Dice 0.25, in service 0.90); a2 of patient a (Dice 0.10, in service 0.20); "
         "a1 of patient a (Dice 0.70, in service 0.70)",
+        "  look at the worst in the report; the bounds are in the section gate (docs/GATE.md)",
         "  out/serving/ich/1700000000 stays in service",
         "outputs:    out",
         "log:        out/logs/1.log",

@@ -218,6 +218,13 @@ def test_no_model(tmp_path: Path, made: bool) -> None:
     assert "ich run" in str(caught.value)
 
 
+def test_no_model_as_all_runs_were_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.json").write_text("{}")
+    with pytest.raises(UsageError, match=f"no model there.*no run there.*`ich status -o {tmp_path}` says why"):
+        find_model(tmp_path)
+
+
 @pytest.mark.parametrize("text", [None, "{}", "not json", '{"format": 2}'])
 def test_a_model_that_this_program_did_not_make(tmp_path: Path, text: str | None) -> None:
     unloadable(tmp_path / "5")
